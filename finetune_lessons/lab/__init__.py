@@ -1,0 +1,56 @@
+"""All that a lesson needs besides its own idea: `from finetune_lessons.lab import *`.
+
+Nothing heavy is imported before one of its names is used.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_NAMES_OF = {
+    "assets": ("ASSETS", "asset_path"),
+    "datasets": ("load_data",),
+    "csv_files": ("read_csv",),
+    "models": ("load_encoder", "load_causal_lm", "load_seq2seq"),
+    "batches": ("tokenize", "model_inputs", "train_batches"),
+    "run": ("Run", "Step", "NonFiniteLoss"),
+    "compare": ("compare", "summary", "save_results", "load_results", "reference_results"),
+    "metrics": ("expected_calibration_error",),
+    "plots": ("new_figure", "plot_runs", "plot_comparison", "plot_confusion", "plot_calibration"),
+    "exercises": (
+        "check_cross_entropy",
+        "check_gradient",
+        "check_smooth_targets",
+        "check_temperature",
+        "check_perplexity",
+        "check_focal_loss",
+    ),
+    "scale": ("scale",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Lab(ModuleType):
+    """Importing a module that shares its function's name, such as `compare`, binds the function here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hides_function = name in _MODULE_OF and isinstance(value, ModuleType)
+        super().__setattr__(name, getattr(value, name) if hides_function else value)
+
+
+sys.modules[__name__].__class__ = _Lab
