@@ -1,0 +1,269 @@
+"""Texts to tensors: tokenised once, batched by length, padded to the longest of the batch."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from finetune_lessons.lab.progress import no_progress_bars
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE_INDEX = -100
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask")
+WINDOW = 50  # batches whose examples are sorted by length together
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    "The part of a batch that a transformers model takes, without labels: `model(**model_inputs(batch))`."
+    return {name: batch[name] for name in MODEL_INPUTS if name in batch}
+
+
+def tokenize(
+    data: "DatasetDict",  # splits with a column `text`
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int | None = None,  # tokens; longer texts are cut. None: what the tokenizer says the model can take
+) -> "DatasetDict":
+    """`data` with the columns `input_ids`, `attention_mask` and `length`, ready for a `Run`.
+
+    A split that has `input_ids` already keeps them. Raises ValueError when a split has neither texts nor tokens,
+    or a row has no token.
+    """
+    from datasets import DatasetDict
+
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length is a number of tokens, at least 1; given: {max_length}")
+    limit = max_length or min(tokenizer.model_max_length, 10**6)
+    return DatasetDict({name: _tokenize_split(name, split, tokenizer, limit) for name, split in data.items()})
+
+
+def _tokenize_split(name: str, split: "Dataset", tokenizer: "PreTrainedTokenizerBase", limit: int) -> "Dataset":
+    def encode(rows: dict) -> dict:
+        return dict(tokenizer(rows["text"], truncation=True, max_length=limit, return_length=True))
+
+    def measure(rows: dict) -> dict:
+        return {"length": [len(ids) for ids in rows["input_ids"]]}
+
+    if not len(split):
+        return split
+    split, tokenised = split.with_format(None), "input_ids" in split.column_names
+    if not tokenised:
+        _check_texts(name, split)
+    if not tokenised or "length" not in split.column_names:
+        with no_progress_bars():
+            split = split.map(measure if tokenised else encode, batched=True)
+    if 0 in (lengths := split["length"][:]):
+        raise ValueError(f"row {lengths.index(0)} of the split {name!r} has no tokens: leave empty texts out")
+    return split
+
+
+def _check_texts(name: str, split: "Dataset") -> None:
+    if "text" not in split.column_names:
+        raise ValueError(
+            f"the split {name!r} has no column 'text'; its columns are {split.column_names}: "
+            "name the right one with data.rename_column(old, 'text')"
+        )
+    for row, text in enumerate(split["text"][:]):
+        if not isinstance(text, str):
+            raise ValueError(f"row {row} of the split {name!r} is not a text but {text!r}: mend it, or leave it out")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    "Which examples make a batch: row numbers of one task's split."
+
+    task: str
+    index: np.ndarray
+
+    def split(self, parts: int) -> "list[Rows]":
+        return [Rows(self.task, index) for index in np.array_split(self.index, parts)]
+
+
+def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Row numbers in batches of similar length, in random order: every row once.
+
+    Rows are shuffled, sorted by length inside windows of 50 batches, cut, and the batches shuffled:
+    padding nearly disappears, and which texts meet in a batch still changes each epoch.
+    """
+    order = rng.permutation(len(lengths))
+    windows = [order[i : i + WINDOW * batch_size] for i in range(0, len(order), WINDOW * batch_size)]
+    by_length = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
+    batches = [by_length[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class Batches:
+    "One split of one or several tasks, as batches of tensors."
+
+    def __init__(
+        self,
+        tasks: Mapping[str, "Dataset"],  # task name -> tokenised split
+        tokenizer: "PreTrainedTokenizerBase",
+    ):
+        self.tasks, self.tokenizer = dict(tasks), tokenizer
+        self.lengths = {task: np.asarray(split["length"]) for task, split in self.tasks.items()}
+        self._numbers = {task: split.select_columns(_numeric_columns(split)) for task, split in self.tasks.items()}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.lengths.values()))
+
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+        "Every example once, shuffled by (seed, epoch); the batches of several tasks are interleaved at random."
+        rng = np.random.default_rng([seed, epoch])
+        batches = [Rows(task, i) for task, n in self.lengths.items() for i in bucketed(n, batch_size, rng)]
+        return batches if len(self.tasks) == 1 else [batches[i] for i in rng.permutation(len(batches))]
+
+    def batches_per_epoch(self, batch_size: int) -> int:
+        return sum(math.ceil(len(lengths) / batch_size) for lengths in self.lengths.values())
+
+    def in_order(self, batch_size: int) -> Iterator[Rows]:
+        "Every example once, longest first, so that a batch too large for the memory fails at once."
+        for task, lengths in self.lengths.items():
+            order = np.argsort(-lengths, kind="stable")
+            yield from (Rows(task, order[i : i + batch_size]) for i in range(0, len(order), batch_size))
+
+    def load(self, rows: Rows, device: torch.device) -> dict[str, Any]:
+        """The batch of these rows: padded tensors on `device`, `labels`, `index` (row numbers), `task`.
+
+        Sequences pad on the tokenizer's side, labels with -100; other numbers become tensors of shape (batch,)
+        with NaN where one is missing, lists of numbers stay lists; texts stay behind.
+        """
+        examples = self._numbers[rows.task][rows.index]
+        batch = {name: self._column(name, values, device) for name, values in examples.items()}
+        if "label" in batch:
+            batch["labels"] = batch.pop("label")
+        batch["index"] = torch.tensor(rows.index, device=device)
+        return {**batch, "task": rows.task}
+
+    def _column(self, name: str, values: list, device: torch.device) -> Any:
+        if name in self._padding:
+            return _pad(values, self._padding[name], self.tokenizer.padding_side).to(device)
+        if isinstance(values[0], list):
+            return values
+        return torch.tensor([math.nan if value is None else value for value in values], device=device)
+
+    @property
+    def _padding(self) -> dict[str, int]:
+        return {
+            "input_ids": self.tokenizer.pad_token_id,
+            "attention_mask": 0,
+            "token_type_ids": self.tokenizer.pad_token_type_id,
+            "decoder_input_ids": self.tokenizer.pad_token_id,
+            "decoder_attention_mask": 0,
+            "label": IGNORE_INDEX,
+            "labels": IGNORE_INDEX,
+        }
+
+
+def train_batches(
+    split: "Dataset",  # texts, or tokenised
+    tokenizer: "PreTrainedTokenizerBase",
+    batch_size: int = 32,
+    seed: int = 0,
+    epoch: int = 0,
+) -> Iterator[dict[str, Any]]:
+    "The batches of one epoch, on the CPU: those that a `Run` with this seed trains on."
+    from datasets import DatasetDict
+
+    batches = Batches({"": tokenize(DatasetDict(train=split), tokenizer)["train"]}, tokenizer)
+    for rows in batches.epoch(batch_size, seed, epoch):
+        yield batches.load(rows, torch.device("cpu"))
+
+
+def _numeric_columns(split: "Dataset") -> list[str]:
+    def is_numeric(feature: Any) -> bool:
+        while hasattr(feature, "feature"):
+            feature = feature.feature
+        return str(getattr(feature, "dtype", "")).startswith(("int", "uint", "float", "bool"))
+
+    return [name for name, feature in split.features.items() if name != "length" and is_numeric(feature)]
+
+
+def _pad(sequences: list, value: int, side: str) -> torch.Tensor:
+    if not isinstance(sequences[0], list):
+        return torch.tensor(sequences)
+    tensors = [torch.tensor(sequence) for sequence in sequences]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+
+
+def batches_by_split(
+    data: "Mapping[str, Any]",  # a DatasetDict, or several by task name
+    tokenizer: "PreTrainedTokenizerBase",
+    model: Any,  # for what its inputs and labels may be
+) -> "dict[str, Batches]":
+    """The batches of each split that has examples.
+
+    Raises ValueError for data that the model cannot be trained or evaluated on, with the first row that is at fault.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"data must be a DatasetDict with a split 'train'; given: {type(data).__name__}")
+    tasks = data if data and all(isinstance(value, Mapping) for value in data.values()) else {"": data}
+    for task, splits in tasks.items():
+        _check_splits(f"task {task!r}" if task else "the data", splits)
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token")
+    positions = _max_positions(model)
+    limit = int(min(tokenizer.model_max_length, positions, 10**6))
+    found: dict[str, dict[str, Dataset]] = {}
+    for task, splits in tasks.items():
+        for name, split in tokenize(splits, tokenizer, limit).items():
+            if len(split):
+                _check_lengths(name, split, positions)
+                _check_labels(name, split, getattr(model, "num_labels", None))
+                found.setdefault(name, {})[task] = split
+    return {name: Batches(by_task, tokenizer) for name, by_task in found.items()}
+
+
+def _check_splits(where: str, splits: Mapping[str, Any]) -> None:
+    from datasets import Dataset
+
+    if "train" not in splits:
+        raise ValueError(f"{where} needs a split 'train'; it has: {', '.join(map(str, splits)) or 'none'}")
+    for name, split in splits.items():
+        if not isinstance(split, Dataset):
+            given = type(split).__name__
+            raise ValueError(f"the split {name!r} of {where} must be a datasets.Dataset; given: {given}")
+    if not len(splits["train"]):
+        raise ValueError(f"the train split of {where} is empty")
+
+
+def _max_positions(model: Any) -> float:
+    "How many tokens the model can take at most. RoBERTa counts its positions from the padding token's number on."
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or math.inf
+    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    padding = getattr(next(named, None), "padding_idx", None)
+    return positions if padding is None else positions - padding - 1
+
+
+def _check_lengths(name: str, split: "Dataset", positions: float) -> None:
+    lengths = split["length"][:]
+    if (longest := max(lengths)) > positions:
+        raise ValueError(
+            f"row {lengths.index(longest)} of the split {name!r} has {longest} tokens, the model takes {positions}: "
+            f"cut when you tokenise (truncation=True, max_length={positions})"
+        )
+
+
+def _check_labels(name: str, split: "Dataset", classes: int | None) -> None:
+    column = next((c for c in ("label", "labels") if c in split.column_names), None)
+    labels = split[column][:] if column else [0]
+    if None in labels or isinstance(labels[0], str):
+        row = labels.index(None) if None in labels else 0
+        raise ValueError(
+            f"row {row} of the split {name!r} has the label {labels[row]!r}, expected a number: "
+            "data.class_encode_column('label') makes numbers of words; leave out rows without a label"
+        )
+    if not isinstance(labels[0], int) or not classes or classes < 2:
+        return
+    for row, label in enumerate(labels):
+        if not 0 <= label < classes and label != IGNORE_INDEX:
+            raise ValueError(
+                f"label {label} in row {row} of the split {name!r}, but the model has {classes} outputs "
+                f"(labels 0 to {classes - 1}; {IGNORE_INDEX}: none): load the model with the right num_labels, "
+                "or mend the labels"
+            )
