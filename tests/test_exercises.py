@@ -1,0 +1,119 @@
+"""Every check says yes to the lesson's solution, and names what is wrong with the stub and with the usual mistakes."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+
+from finetune_lessons.lab import exercises
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
+CHECK_CALL = re.compile(r"^(check_\w+)\((\w+)\)$", re.MULTILINE)
+
+
+def codes(path: Path, solved: bool) -> list[str]:
+    "The exercise cells of a notebook, or the solutions hidden in its markdown."
+    cells = nbformat.read(path, as_version=4).cells
+    if not solved:
+        return [c.source for c in cells if c.cell_type == "code" and CHECK_CALL.search(c.source)]
+    hidden = [re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", c.source, re.DOTALL) for c in cells]
+    return [code for found in hidden for code in found]
+
+
+def verdict(code: str) -> exercises.Verdict:
+    scope = {"torch": torch, **{name: f for name, f in vars(exercises).items() if name.startswith("check_")}}
+    exec(code, scope)
+    check, learner = CHECK_CALL.search(code).groups()
+    return scope[check](scope[learner])
+
+
+STUBS = [pytest.param(code, id=f"{p.stem}-{i}") for p in NOTEBOOKS for i, code in enumerate(codes(p, False), 1)]
+SOLUTIONS = [pytest.param(code, id=f"{p.stem}-{i}") for p in NOTEBOOKS for i, code in enumerate(codes(p, True), 1)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_lesson_has_four_exercises_each_with_a_solution(path):
+    def checks(solved):
+        return [CHECK_CALL.search(code).group(1) for code in codes(path, solved)]
+
+    assert len(checks(False)) >= 4
+    assert checks(False) == checks(True)
+
+
+@pytest.mark.parametrize("code", STUBS)
+def test_a_stub_does_not_pass(code):
+    found = verdict(code)
+    assert not found
+    assert "waits for you" in repr(found)
+
+
+@pytest.mark.parametrize("code", SOLUTIONS)
+def test_a_solution_passes(code):
+    assert verdict(code), verdict(code)
+
+
+def padded_mean(z, y):
+    return F.cross_entropy(z, y, reduction="sum") / len(y)
+
+
+def no_shift(z, ids, mask):
+    return F.cross_entropy(z.flatten(0, 1), ids.masked_fill(mask == 0, -100).flatten()).exp()
+
+
+def others_only(y, k, e):
+    return torch.full((len(y), k), e / (k - 1)).scatter(1, y[:, None], 1 - e)
+
+
+WRONG = [
+    (exercises.check_cross_entropy, padded_mean, "averages over the padding too"),
+    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z.softmax(-1), y), "softmax twice"),
+    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z, y, reduction="sum"), "a sum, not a mean"),
+    (exercises.check_cross_entropy, lambda z, y: -F.cross_entropy(z, y), "sign"),
+    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z, y) / 0.6931471806, "bits"),
+    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z, y % z.shape[-1]), "last class"),
+    (exercises.check_gradient, lambda z, y: z.softmax(-1) - F.one_hot(y, z.shape[-1]), "that of the sum"),
+    (exercises.check_gradient, lambda z, y: (F.one_hot(y, z.shape[-1]) - z.softmax(-1)) / len(y), "downhill"),
+    (exercises.check_smooth_targets, others_only, "other classes only"),
+    (exercises.check_smooth_targets, lambda y, k, e: F.one_hot(y, k) + e / k, "do not sum to 1"),
+    (exercises.check_temperature, lambda z, y: 1.0, "changes nothing"),
+    (exercises.check_temperature, lambda z, y: torch.tensor([0.4]), "1 / T"),
+    (exercises.check_perplexity, no_shift, "its own logits"),
+    (exercises.check_perplexity, lambda z, i, m: F.cross_entropy(z[:, :-1].mT, i[:, 1:]).exp(), "count the padding"),
+    (exercises.check_focal_loss, lambda z, y, g: F.cross_entropy(z, y), "left out the factor"),
+]
+
+
+@pytest.mark.parametrize(("check", "learner", "names"), WRONG)
+def test_a_usual_mistake_is_named_with_both_numbers(check, learner, names):
+    found = check(learner)
+    assert not found
+    assert names in repr(found)
+    assert re.search(r": .+, expected .+", repr(found))
+
+
+@pytest.mark.parametrize(
+    ("learner", "says"),
+    [
+        (lambda z, y: None, "returned None"),
+        (lambda z, y: "2.3", "returned a str"),
+        (lambda z, y: z, "shape (6, 4); expected ()"),
+        (lambda z, y: z.nonsense, "AttributeError"),
+        (lambda z: z, "TypeError"),
+        (lambda z, y: 17.0, "the answer is 17, expected"),
+    ],
+)
+def test_any_answer_gets_a_sentence(learner, says):
+    assert says in repr(exercises.check_cross_entropy(learner))
+
+
+def test_a_check_does_not_let_the_learner_change_its_inputs():
+    def greedy(z, y):
+        z.zero_()
+        y.zero_()
+        return F.cross_entropy(z, y)
+
+    first, second = exercises.check_cross_entropy(greedy), exercises.check_cross_entropy(greedy)
+    assert not first and repr(first) == repr(second)

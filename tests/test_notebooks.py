@@ -1,0 +1,38 @@
+"""Every notebook runs, at the smallest scale, through the function that `finetune-lessons run` uses."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from finetune_lessons.lab.notebooks import execute, lessons
+
+INDEX = Path(__file__).parents[1] / "nbs" / "index.ipynb"
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_lessons_have_unique_numbers_and_names():
+    numbers, names = zip(*(path.stem.split("_", 1) for path in lessons()), strict=True)
+    assert "11" in numbers
+    assert len(set(numbers)) == len(set(names)) == len(lessons())
+
+
+@pytest.mark.parametrize("path", lessons(), ids=lambda path: path.stem)
+def test_lesson_runs(path):
+    notebook = execute(path, "smoke")
+    assert outputs(notebook)
+    noise = [output.text for output in outputs(notebook) if output.get("name") == "stderr" and "Warning" in output.text]
+    assert not noise
+
+
+def test_example_of_the_readme_runs(tmp_path):
+    notebook = nbformat.read(INDEX, as_version=4)
+    (example,) = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "n_train=2000" in example.source and "epochs=2" in example.source
+    example.source = example.source.replace("n_train=2000", "n_train=64").replace("epochs=2", "epochs=1")
+    nbformat.write(notebook, tmp_path / "index.ipynb")
+    shown = outputs(execute(tmp_path / "index.ipynb"))[-1]
+    assert "accuracy" in shown.data["text/plain"]
