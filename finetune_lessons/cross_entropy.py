@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cross_entropy', 'binary_cross_entropy', 'classification_loss', 'language_model_loss', 'next_token_labels']
 
-# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c003
+# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c011
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .lab.batches import IGNORE_INDEX, model_inputs
 
-# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c013
+# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c012
 def cross_entropy(
     logits: Tensor,  # (..., classes), any real numbers
     targets: Tensor,  # (...), class numbers; those equal to `ignore_index` take no part
@@ -36,7 +36,7 @@ def cross_entropy(
     smooth = -(w * log_p).mean(-1) * kept
     return ((1 - label_smoothing) * hard + label_smoothing * smooth).sum() / wy.sum()
 
-# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c015
+# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c014
 def binary_cross_entropy(
     logits: Tensor,  # any shape, any real numbers
     targets: Tensor,  # same shape, 0 to 1
@@ -48,7 +48,7 @@ def binary_cross_entropy(
 
     return (pos_weight * targets * softplus(-logits) + (1 - targets) * softplus(logits)).mean()
 
-# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c028
+# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c027
 def classification_loss(
     model: Any,  # a transformers model with a classification head
     batch: Mapping[str, Tensor],  # of a `Run`: input_ids, attention_mask, labels (examples,), ...
@@ -59,7 +59,7 @@ def classification_loss(
     logits = model(**model_inputs(batch)).logits.float()
     return cross_entropy(logits, batch["labels"], weight, label_smoothing=label_smoothing)
 
-# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c050
+# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c049
 def language_model_loss(
     model: Any,  # a transformers model with a language-model head
     batch: Mapping[str, Tensor],  # of a `Run`: input_ids (texts, tokens), attention_mask; labels alike, or none

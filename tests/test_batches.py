@@ -233,11 +233,11 @@ def test_tokens_beyond_the_positions_are_refused(tokenizer):
     ([0, None], "row 1 of the split 'train' has the label None, expected a number"),
     (["bad", "good"], "row 0 of the split 'train' has the label 'bad', expected a number.*class_encode_column"),
 ])  # fmt: skip
-@pytest.mark.parametrize("column", ["label", "labels"])
-def test_labels_that_the_model_has_no_output_for_are_refused(column, labels, message, tokenizer):
+@pytest.mark.parametrize(("arch", "column"), [("bert", "label"), ("bert", "labels"), ("t5", "label")])
+def test_labels_that_the_model_has_no_output_for_are_refused(arch, column, labels, message, tokenizer):
     data = DatasetDict(train=Dataset.from_dict({"text": ["a", "b"], column: labels}))
     with pytest.raises(ValueError, match=message):
-        batches_by_split(data, tokenizer, tiny_model("bert"))
+        batches_by_split(data, tokenizer, tiny_model(arch))
 
 
 def test_labels_of_no_class_and_of_a_regression_are_accepted(tokenizer):

@@ -259,6 +259,19 @@ def test_accumulation_is_not_the_mean_of_means():
     assert abs(next(run).loss - mean_of_means) > 1e-3
 
 
+def test_without_labels_the_tokens_count():
+    def loss(model, batch, scale=1.0):
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return scale * model(**model_inputs(batch), labels=labels).loss
+
+    data = tiny_language_data().remove_columns("labels")
+    runs = [finished(language_run(data=data, batch_size=12 // n, grad_accum=n, loss=partial(loss))) for n in (1, 3, 12)]
+    for run in runs[1:]:
+        assert losses(run) == pytest.approx(losses(runs[0]), abs=1e-6)
+        assert run.evaluate() == pytest.approx(runs[0].evaluate(), rel=1e-5)
+    assert set(runs[0].evaluate()) == {"loss", "perplexity"}
+
+
 def test_pieces_without_a_label_count_for_nothing():
     data = tiny_language_data(12)
     data["train"] = data["train"].map(
@@ -295,6 +308,16 @@ def test_dropout_follows_the_seed():
     data = tiny_data(8)
     first = [next(tiny_run(data=data, batch_size=8, seed=seed)).loss for seed in (0, 0, 1)]
     assert first[0] == first[1] != first[2]
+
+
+def test_no_two_steps_draw_the_same_numbers():
+    def loss(model, batch):
+        drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
+        return classification(model, batch)
+
+    drawn = []
+    finished(tiny_run(loss=loss))
+    assert all(len(set(numbers)) == 16 for numbers in zip(*drawn, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -214,7 +214,7 @@ def batches_by_split(
         for name, split in tokenize(splits, tokenizer, limit).items():
             if len(split):
                 _check_lengths(name, split, positions)
-                _check_labels(name, split, getattr(model, "num_labels", None))
+                _check_labels(name, split, _classes(model))
                 found.setdefault(name, {})[task] = split
     return {name: Batches(by_task, tokenizer) for name, by_task in found.items()}
 
@@ -238,6 +238,13 @@ def _max_positions(model: Any) -> float:
     named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
     padding = getattr(next(named, None), "padding_idx", None)
     return positions if padding is None else positions - padding - 1
+
+
+def _classes(model: Any) -> int | None:
+    "How many outputs the model has for an example, if that is what it is for."
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return model.config.num_labels
+    return getattr(model, "num_labels", None)
 
 
 def _check_lengths(name: str, split: "Dataset", positions: float) -> None:

@@ -67,7 +67,7 @@ def load_run(run: "Run", path: Path, header: dict[str, Any]) -> None:
     "Put the saved state into a run that was just made with the saved config. Checks all before it changes anything."
     from finetune_lessons.lab.run import Step
 
-    tensors = load_file(path, device=str(run.device))
+    tensors = load_file(path)
     for name, checksum in header["checksums"].items():
         if name not in tensors or _checksum(tensors[name]) != checksum:
             raise ValueError(f"{path} is damaged: {name} is not what was saved")

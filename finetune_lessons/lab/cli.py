@@ -1,5 +1,6 @@
 """The command `finetune-lessons`; `python -m finetune_lessons.lab.cli` under `accelerate launch`."""
 
+import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -37,6 +38,7 @@ def _parser() -> ArgumentParser:
     run.add_argument("lesson", help="number, name, or path of a notebook")
     run.add_argument("--scale", choices=SCALES, help="how much to train on (default: full with a GPU, else lesson)")
     run.add_argument("--save", action="store_true", help="keep the outputs in the notebook")
+    run.add_argument("--remake", action="store_true", help="train the reference results anew: minutes on a CPU")
     run.set_defaults(command=_run)
 
     assets = commands.add_parser("assets", help="packaged models and data: licence, citation, and whether cached")
@@ -71,7 +73,10 @@ def _add_train(train: ArgumentParser) -> None:
 
 
 def _run(options: Namespace) -> None:
+    from finetune_lessons.lab.compare import REMAKE
     path = find_lesson(options.lesson)
+    if options.remake:
+        os.environ[REMAKE] = "1"
     start = time.perf_counter()
     notebook = execute(path, options.scale)
     seconds = time.perf_counter() - start

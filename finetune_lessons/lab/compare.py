@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from finetune_lessons.lab.run import Run
 
+REMAKE = "FINETUNE_LESSONS_REMAKE"
 PACKAGES = ("finetune_lessons", "torch", "transformers", "peft", "datasets", "accelerate", "numpy")
 
 
@@ -63,7 +64,8 @@ def summary(
         raise ValueError(f"no metric {metric!r} in the table; its columns are {', '.join(table.columns)}")
     medians = {name: (name, "median") for name in ("seconds", "memory_mb", "trainable")}
     spread = {metric: (metric, "mean"), "std": (metric, "std"), "seeds": ("seed", "count")}
-    return table.groupby("method", sort=False).agg(**medians | spread)[list(spread | medians)]
+    rows = table.groupby("method", sort=False).agg(**medians | spread)[list(spread | medians)]
+    return rows.astype({"trainable": int})
 
 
 def save_results(
@@ -106,7 +108,7 @@ def reference_results(
     **config: Any,  # for `save_results`
 ) -> "pd.DataFrame":
     "The results kept at `path`, or new ones where there are none or the variable FINETUNE_LESSONS_REMAKE is set."
-    if os.environ.get("FINETUNE_LESSONS_REMAKE") or not Path(path).is_file():
+    if os.environ.get(REMAKE) or not Path(path).is_file():
         save_results(path, make(), **config)
     return load_results(path)
 

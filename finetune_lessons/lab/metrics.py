@@ -23,16 +23,25 @@ def count_terms(
 ) -> int:
     """How many terms the mean in `loss(model, batch)` is over: labels that are not -100, or else examples.
 
-    A causal language model predicts each token from those before it: the first label of a row counts for nothing.
+    A causal language model names each token after those before it: the first of a row counts for nothing, and
+    without labels the tokens count.
     """
     if hasattr(loss, "terms"):
         return int(loss.terms(batch))
-    labels = batch.get("labels")
-    if labels is None:
+    labels, causal = batch.get("labels"), _is_causal(model)
+    if labels is None and not causal:
         return len(batch["index"])
-    if labels.ndim == 2 and _is_causal(model):
-        labels = labels[:, 1:]
-    return int((labels != IGNORE_INDEX).sum())
+    counted = batch["attention_mask"] > 0 if labels is None else labels != IGNORE_INDEX
+    return int((counted[:, 1:] if causal and counted.ndim == 2 else counted).sum())
+
+
+def predicts_tokens(
+    model: torch.nn.Module,
+    batch: dict[str, Any],
+) -> bool:
+    "Whether the labels are tokens, so that the exponential of the mean loss is a perplexity."
+    labels = batch.get("labels")
+    return _is_causal(model) if labels is None else labels.ndim == 2 and not labels.is_floating_point()
 
 
 def _is_causal(model: Any) -> bool:
@@ -106,7 +115,7 @@ class Scores:
     classes: int = 0  # 0: not a classifier
     total_loss: float = 0.0
     terms: int = 0
-    tokens: bool = False  # whether the labels are tokens
+    tokens: bool = False  # whether the loss is that of tokens
 
     def add(self, batch: dict[str, Any], mean_loss: float, terms: int, logits: torch.Tensor | None) -> None:
         if terms:
@@ -114,7 +123,6 @@ class Scores:
             self.terms += terms
         labels = batch.get("labels")
         if labels is None or labels.ndim != 1 or logits is None:
-            self.tokens = labels is not None and labels.ndim == 2 and not labels.is_floating_point()
             return
         outputs = logits.shape[1]
         if outputs > 1 and labels.is_floating_point():

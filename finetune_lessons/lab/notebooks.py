@@ -175,6 +175,7 @@ def _text(output: "NotebookNode") -> str:
         return output.text.rstrip() if output.name == "stdout" else ""
     data = output.get("data", {})
     pictured = WIDGET_VIEW in data or any(mime.startswith("image/") for mime in data)
+    pictured = pictured or data.get("text/plain", "").startswith("<IPython.")
     return "" if pictured else data.get("text/plain", "")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from finetune_lessons.lab.batches import Batches, Rows, batches_by_split
-from finetune_lessons.lab.metrics import Loss, Scores, count_terms, forward, prediction_tables
+from finetune_lessons.lab.metrics import Loss, Scores, count_terms, forward, prediction_tables, predicts_tokens
 from finetune_lessons.lab.random_state import RandomState
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Run:
         seed: int = 0,  # of data order and dropout
     ):
         from accelerate import PartialState
-        from accelerate.utils import broadcast
+        from accelerate.utils import broadcast, parse_flag_from_env
 
         config = dict(
             lr=lr, epochs=epochs, batch_size=batch_size, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
@@ -86,7 +86,7 @@ class Run:
         )  # fmt: skip
         self.config: dict[str, Any] = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}
         _check_config(self.config)
-        processes = PartialState()  # its values are copied, because a Trainer made later resets it
+        processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # copied: a Trainer resets it
         self.device, self.rank, self.world_size = processes.device, processes.process_index, processes.num_processes
         self.is_main_process = processes.is_main_process
         self.precision = native_precision(self.device) if precision == "auto" else precision
@@ -359,7 +359,8 @@ class Run:
         scores: dict[str, Scores] = {}
         for batch, value, logits in self._forward(split):
             terms = count_terms(self.model, self.loss, batch)
-            scores.setdefault(batch["task"], Scores()).add(batch, value, terms, logits)
+            empty = Scores(tokens=predicts_tokens(self.model, batch))
+            scores.setdefault(batch["task"], empty).add(batch, value, terms, logits)
         if self.world_size > 1:
             everywhere = gather_object([scores])
             tasks = sorted({task for part in everywhere for task in part})
