@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import classification, same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, weights
+from tiny import classification, same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, tiny_tokens, weights
 
 from finetune_lessons.lab import checkpoint
 from finetune_lessons.lab.run import Run
@@ -36,12 +36,12 @@ KINDS = list(product(("bert", "gpt2"), ("fp32", "bf16", "fp16"), (None, sgd)))
 def make_run(kind, **changes) -> Run:
     arch, precision, optimizer = kind
     settings = {"precision": precision, "optimizer": optimizer, "eval_every": 3, "seed": 5} | changes
-    return tiny_run(tiny_model(arch), tiny_data(24, 8), **settings)
+    return tiny_run(tiny_model(arch), tiny_tokens(24, 8), **settings)
 
 
 def resume(path, kind=KINDS[0], **changes) -> Run:
     arch, _, optimizer = kind
-    arguments = {"model": tiny_model(arch), "data": tiny_data(24, 8), "optimizer": optimizer} | changes
+    arguments = {"model": tiny_model(arch), "data": tiny_tokens(24, 8), "optimizer": optimizer} | changes
     tokenizer = tiny_tokenizer()
     return Run.resume(
         path, arguments["model"], tokenizer, arguments["data"], loss=classification, optimizer=arguments["optimizer"]

@@ -1,6 +1,7 @@
 """Tiny models with random weights, and texts that they can learn: seconds, and no network."""
 
 import random
+from functools import cache
 
 import torch
 import transformers
@@ -8,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
 
-from finetune_lessons.lab.batches import model_inputs
+from finetune_lessons.lab.batches import model_inputs, tokenize
 from finetune_lessons.lab.run import Run
 
 ENCODERS = ("bert", "distilbert", "roberta", "electra")
@@ -110,6 +111,11 @@ def tiny_data(train: int = 64, validation: int = 16, test: int = 21) -> DatasetD
     return DatasetDict({name: split for name, split in splits.items() if len(split)})
 
 
+@cache
+def tiny_tokens(train: int = 64, validation: int = 16, test: int = 21) -> DatasetDict:
+    return tokenize(tiny_data(train, validation, test), tiny_tokenizer())
+
+
 def tiny_language_data(train: int = 24, validation: int = 10) -> DatasetDict:
     """Token sequences of 3 to 20, already tokenised; the labels leave out a prompt of random length."""
 
@@ -137,7 +143,7 @@ def tiny_run(model=None, data=None, **settings) -> Run:
     settings = {"loss": classification, "lr": 3e-3, "epochs": 2, "batch_size": 8} | settings
     settings = {"precision": "fp32", "eval_every": 0} | settings
     tokenizer = settings.pop("tokenizer", None) or tiny_tokenizer()
-    return Run(model or tiny_model("bert"), tokenizer, data or tiny_data(), **settings)
+    return Run(model or tiny_model("bert"), tokenizer, data or tiny_tokens(), **settings)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
