@@ -40,7 +40,7 @@ lab: $(READY)  ## Open the lessons in JupyterLab; without a display, print its a
 lesson: $(READY)  ## Execute one lesson and print its results: make lesson L=11
 	@$(BIN)/finetune-lessons run $(L)
 
-test: $(READY) lint  ## Run all tests
+test: $(READY) lint browser  ## Run all tests, those in a real browser too
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Check style and types
@@ -54,8 +54,15 @@ export: $(READY)  ## Write the modules and the README from the notebooks
 	$(BIN)/nbdev-export
 	$(BIN)/python .ci/readme.py
 
-browser:  ## Install Chromium where it is missing (Debian, as root)
-	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends chromium; }
+browser:  ## Install what the browser tests drive, where it is missing (Debian, as root)
+	@missing=$$(for tool in chromium npm; do command -v $$tool > /dev/null || echo $$tool; done); \
+	if [ -n "$$missing" ]; then \
+		if [ $$(id -u) != 0 ] || ! command -v apt-get > /dev/null; then \
+			echo "The browser tests need" $$missing "- install them, then run make test again."; exit 1; \
+		fi; \
+		apt-get update && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
+	fi
 
 clean:  ## Remove .venv and all that was built; cached models and data stay
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

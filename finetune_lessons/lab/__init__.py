@@ -18,6 +18,8 @@ _NAMES_OF = {
     "compare": ("compare", "summary", "save_results", "load_results", "reference_results"),
     "metrics": ("expected_calibration_error",),
     "plots": ("new_figure", "plot_runs", "plot_comparison", "plot_confusion", "plot_calibration"),
+    "panel": ("Panel", "LogRange"),
+    "explorer": ("explore",),
     "exercises": (
         "check_cross_entropy",
         "check_gradient",

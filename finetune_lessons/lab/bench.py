@@ -1,4 +1,4 @@
-"""Benchmarks of the lab: `finetune-lessons bench training`."""
+"""Benchmarks of the lab: `finetune-lessons bench training` and `finetune-lessons bench panel`."""
 
 import random
 import statistics
@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from finetune_lessons.lab.batches import model_inputs, tokenize
+from finetune_lessons.lab.bench_panel import bench_panel
 from finetune_lessons.lab.datasets import load_data
 from finetune_lessons.lab.memory import PeakMemory
 from finetune_lessons.lab.models import load_encoder
@@ -148,4 +149,4 @@ def _spread(values: list[float], digits: str) -> str:
     return f"{middle} ({low}-{high})"
 
 
-BENCHMARKS = {"training": bench_training}
+BENCHMARKS: dict[str, Callable[[], None]] = {"training": bench_training, "panel": bench_panel}

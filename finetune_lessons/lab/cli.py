@@ -48,7 +48,7 @@ def _parser() -> ArgumentParser:
     assets.set_defaults(command=_assets)
 
     bench = commands.add_parser("bench", help="measure, and print the table")
-    bench.add_argument("name", help="what to measure: training")
+    bench.add_argument("name", help="what to measure: training or panel")
     bench.set_defaults(command=_bench)
 
     _add_train(commands.add_parser("train", help="fine-tune a classifier; also on several GPUs, by accelerate launch"))

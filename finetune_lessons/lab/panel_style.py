@@ -1,0 +1,78 @@
+"""The style sheet of panels. Colours come from JupyterLab's theme, with neutral ones where there is none."""
+
+STYLE = """<style>
+.ftl-panel { --ftl-text: var(--jp-ui-font-color1, currentColor); --ftl-soft: var(--jp-ui-font-color2, currentColor);
+  --ftl-line: var(--jp-border-color2, #8886); --ftl-fill: var(--jp-layout-color2, #8881); --ftl-strong: #1565c0;
+  border: 1px solid var(--ftl-line); border-radius: 8px; padding: 12px; max-width: 1100px; color: var(--ftl-text);
+  overflow: hidden; box-sizing: border-box; }
+.ftl-panel .widget-html-content { line-height: 1.45; color: var(--ftl-text); white-space: normal; }
+.ftl-panel .widget-label { color: var(--ftl-text); }
+.ftl-panel .widget-html, .ftl-panel .widget-html-content { min-width: 0; height: auto; }
+.ftl-knobs { display: flex; margin-top: 6px; flex-flow: row wrap; gap: 4px 28px; overflow: visible; }
+.ftl-knob { flex: 1 1 330px; min-width: 0; max-width: 520px; overflow: visible; }
+.ftl-control { flex-flow: row wrap; align-items: center; overflow: visible; }
+.ftl-control > * { margin-left: 0; }
+.ftl-control .widget-label { width: 112px; min-width: 112px; text-align: left; }
+.ftl-control .widget-text, .ftl-control .widget-dropdown { width: 216px; }
+.ftl-control .widget-slider { flex: 1 1 90px; width: auto; min-width: 90px; max-width: 240px; }
+.ftl-control .widget-checkbox { width: auto; }
+.ftl-control .widget-label-basic { color: var(--ftl-text); }
+/* A slider's handle has no name for screen readers: it stays for the mouse, the field beside it has the name. */
+.ftl-control .noUi-handle { visibility: hidden; }
+.ftl-control .noUi-touch-area { visibility: visible; box-sizing: border-box; border-radius: 50%; cursor: grab;
+  background: var(--ftl-strong); border: 2px solid var(--jp-layout-color0, #fff); }
+.ftl-control .noUi-connect { background: var(--ftl-strong); }
+.ftl-note { color: var(--ftl-soft); font-size: 12px; margin: -2px 0 4px; }
+.ftl-note code { color: var(--ftl-text); background: var(--ftl-fill); padding: 0 4px; border-radius: 3px;
+  font-size: 12px; }
+.ftl-row { display: flex; flex-flow: row wrap; align-items: center; gap: 4px 8px; margin-top: 6px;
+  overflow: visible; }
+.ftl-row > * { margin: 0; flex: 0 0 auto; }
+.ftl-row .widget-text { width: 260px; max-width: 100%; }
+.ftl-row .widget-dropdown { width: auto; max-width: 100%; }
+.ftl-row .widget-dropdown select { width: auto; }
+.ftl-row .widget-label { width: auto; min-width: 0; }
+.ftl-row button.jupyter-button { width: auto; min-width: 84px; padding: 0 14px; color: var(--ftl-text);
+  border-radius: 4px;
+  background: var(--ftl-fill); border: 1px solid var(--ftl-line); line-height: 26px; height: 28px; box-shadow: none; }
+.ftl-row button.jupyter-button.ftl-primary:enabled { background: var(--ftl-strong);
+  border-color: var(--ftl-strong); color: #fff; }
+.ftl-row button.jupyter-button:disabled { opacity: .5; }
+.ftl-row button.jupyter-button:focus-visible, .ftl-panel select:focus-visible, .ftl-panel input:focus-visible,
+.ftl-panel textarea:focus-visible, .ftl-scroll:focus-visible { outline: 2px solid var(--ftl-strong);
+  outline-offset: 1px; }
+.ftl-status, .ftl-failed { margin-top: 4px; }
+.ftl-status { font-weight: 600; }
+.ftl-failed { border-left: 4px solid #c62828; padding: 4px 10px; background: var(--ftl-fill); font-weight: 400; }
+.ftl-stats { display: flex; flex-flow: row wrap; gap: 4px 22px; min-height: 40px; }
+.ftl-stats div { display: flex; flex-flow: column; font-variant-numeric: tabular-nums; }
+.ftl-stats span { color: var(--ftl-soft); font-size: 11px; }
+.ftl-stats b { font-weight: 600; }
+.ftl-panel progress { appearance: none; border: 0; width: 100%; height: 6px; display: block; margin: 4px 0;
+  background: var(--ftl-fill); border-radius: 3px; overflow: hidden; }
+.ftl-panel progress::-webkit-progress-bar { background: var(--ftl-fill); }
+.ftl-panel progress::-webkit-progress-value { background: var(--ftl-strong); }
+.ftl-panel progress::-moz-progress-bar { background: var(--ftl-strong); }
+.ftl-plot { container-type: inline-size; width: 100%; }
+.ftl-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 6px; }
+.ftl-main { grid-column: 1 / -1; }
+@container (min-width: 768px) { .ftl-main { grid-column: span 2; grid-row: span 2; } }
+.ftl-chart { width: 100%; height: auto; max-width: 760px; font: 11px var(--jp-ui-font-family, sans-serif);
+  fill: var(--ftl-text); }
+.ftl-chart .ftl-title { font-size: 13px; font-weight: 600; }
+.ftl-chart .ftl-tick { fill: var(--ftl-soft); }
+.ftl-chart .ftl-label { font-size: 12px; }
+.ftl-chart .ftl-grid { stroke: var(--ftl-line); stroke-width: 1; }
+.ftl-swatch { vertical-align: middle; }
+.ftl-scroll { overflow-x: auto; max-width: 100%; }
+.ftl-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.ftl-table th, .ftl-table td { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--ftl-line);
+  white-space: nowrap; color: var(--ftl-text); }
+.ftl-table th { font-weight: 600; }
+.ftl-table th:first-child { text-align: left; }
+.ftl-table tr.ftl-picked { background: var(--ftl-fill); }
+.ftl-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 13px; line-height: 1.4; }
+.ftl-trace { font: 12px/1.4 var(--jp-code-font-family, monospace); overflow: auto; max-height: 300px; margin: 0;
+  padding: 8px;
+  background: var(--ftl-fill); color: var(--ftl-text); }
+</style>"""
