@@ -59,7 +59,7 @@ def classification_loss(
     logits = model(**model_inputs(batch)).logits.float()
     return cross_entropy(logits, batch["labels"], weight, label_smoothing=label_smoothing)
 
-# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c049
+# %% ../nbs/1_foundations/11_cross_entropy.ipynb #c052
 def language_model_loss(
     model: Any,  # a transformers model with a language-model head
     batch: Mapping[str, Tensor],  # of a `Run`: input_ids (texts, tokens), attention_mask; labels alike, or none
