@@ -159,7 +159,7 @@ def test_shares_add_up_and_are_within_one_of_the_exact_share(labels, data):
 
 
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=120), st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_splits_are_disjoint_and_complete(labels, data):
     rows = [{"text": f"t{i}", "label": str(c)} for i, c in enumerate(labels)]
     n_validation = data.draw(st.integers(1, len(rows) // 3))
@@ -445,7 +445,7 @@ CELL = st.one_of(st.text(max_size=8), st.sampled_from(["a", "b", "pos", "neg", "
     quoted=st.booleans(),
     header=st.sampled_from([["text", "label"], ["label", "other", "text"], ["text"]]),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_table_is_read_whole_or_refused(tmp_path, rows, separator, encoding, quoted, header):
     if quoted:
         stream = io.StringIO(newline="")
@@ -463,7 +463,7 @@ def test_any_table_is_read_whole_or_refused(tmp_path, rows, separator, encoding,
 
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=4), st.sampled_from(["a", "b", "c"])), min_size=12, max_size=80))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_readable_table_gives_every_class_to_every_split(tmp_path, pairs):
     certain = [(f"certain {c} {i}", c) for c in "abc" for i in range(3)]
     stream = io.StringIO(newline="")

@@ -101,7 +101,8 @@ def _check_same(run: "Run", path: Path, header: dict[str, Any], tensors: dict[st
 
 
 def _trained_tensors(model: torch.nn.Module, trained: set[str]) -> dict[str, torch.Tensor]:
-    buffers = {name: b for name, b in model.named_buffers() if name in model.state_dict()}
+    persistent = model.state_dict()
+    buffers = {name: b for name, b in model.named_buffers() if name in persistent}
     return {name: p for name, p in model.named_parameters() if name in trained} | buffers
 
 

@@ -1,6 +1,5 @@
 """Methods side by side: several seeds each, mean and spread, time, memory, and a file that keeps them."""
 
-import gc
 import json
 import os
 import platform
@@ -43,7 +42,6 @@ def compare(
 
 
 def _measure(make_run: "Callable[[int], Run]", seed: int, split: str) -> dict[str, float]:
-    gc.collect()
     with PeakMemory() as memory:
         run = make_run(seed)
         seconds = sum(step.seconds for step in run)
