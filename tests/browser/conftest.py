@@ -85,6 +85,14 @@ class Panel:
         expect(self.status).to_contain_text("is stopped")
         return self.page.evaluate("() => window.stopped - window.clicked")
 
+    def train_a_while_and_stop(self) -> None:
+        "Start a new run, see its curve grow, and stop it."
+        self.button("Run").click()
+        self.wait_for_step(1)
+        self.wait_for_step(self.step() + 1)
+        self.button("Stop").click()
+        expect(self.status).to_contain_text("is stopped")
+
     def run_to_end(self, number: int) -> None:
         self.button("Run").click()
         expect(self.status).to_contain_text(f"Run {number} is done")
