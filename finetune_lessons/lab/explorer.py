@@ -135,7 +135,9 @@ def _bars_png(result: Mapping[str, Any]) -> str:
 
     figure = Figure(figsize=(5.6, 0.6 + 0.35 * len(result)), layout="constrained", dpi=100)
     axes = figure.subplots()
-    axes.bar_label(axes.barh(list(map(str, result)), list(map(float, result.values())), color=colour(0)), fmt=number)
+    bars = axes.barh(list(map(str, result)), list(map(float, result.values())), color=colour(0))
+    axes.bar_label(bars, fmt=number, padding=3)
+    axes.margins(x=0.2)
     axes.invert_yaxis()
     return figure_png(figure)
 
