@@ -1,6 +1,7 @@
 """Every check says yes to the lesson's solution, and names what is wrong with the stub and with the usual mistakes."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -8,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune_lessons.lab import exercises
+from finetune_lessons import lab
+from finetune_lessons.lab.exercises.check import Verdict
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
 CHECK_CALL = re.compile(r"^(check_\w+)\((\w+)\)$", re.MULTILINE)
@@ -23,8 +25,8 @@ def codes(path: Path, solved: bool) -> list[str]:
     return [code for found in hidden for code in found]
 
 
-def verdict(code: str) -> exercises.Verdict:
-    scope = {"torch": torch, **{name: f for name, f in vars(exercises).items() if name.startswith("check_")}}
+def verdict(code: str) -> Verdict:
+    scope = {"torch": torch, **{name: getattr(lab, name) for name in lab.__all__ if name.startswith("check_")}}
     exec(code, scope)
     check, learner = CHECK_CALL.search(code).groups()
     return scope[check](scope[learner])
@@ -55,34 +57,10 @@ def test_a_solution_passes(code):
     assert verdict(code), verdict(code)
 
 
-def padded_mean(z, y):
-    return F.cross_entropy(z, y, reduction="sum") / len(y)
-
-
-def no_shift(z, ids, mask):
-    return F.cross_entropy(z.flatten(0, 1), ids.masked_fill(mask == 0, -100).flatten()).exp()
-
-
-def others_only(y, k, e):
-    return torch.full((len(y), k), e / (k - 1)).scatter(1, y[:, None], 1 - e)
-
-
 WRONG = [
-    (exercises.check_cross_entropy, padded_mean, "averages over the padding too"),
-    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z.softmax(-1), y), "softmax twice"),
-    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z, y, reduction="sum"), "a sum, not a mean"),
-    (exercises.check_cross_entropy, lambda z, y: -F.cross_entropy(z, y), "sign"),
-    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z, y) / 0.6931471806, "bits"),
-    (exercises.check_cross_entropy, lambda z, y: F.cross_entropy(z, y % z.shape[-1]), "last class"),
-    (exercises.check_gradient, lambda z, y: z.softmax(-1) - F.one_hot(y, z.shape[-1]), "that of the sum"),
-    (exercises.check_gradient, lambda z, y: (F.one_hot(y, z.shape[-1]) - z.softmax(-1)) / len(y), "downhill"),
-    (exercises.check_smooth_targets, others_only, "other classes only"),
-    (exercises.check_smooth_targets, lambda y, k, e: F.one_hot(y, k) + e / k, "do not sum to 1"),
-    (exercises.check_temperature, lambda z, y: 1.0, "changes nothing"),
-    (exercises.check_temperature, lambda z, y: torch.tensor([0.4]), "1 / T"),
-    (exercises.check_perplexity, no_shift, "its own logits"),
-    (exercises.check_perplexity, lambda z, i, m: F.cross_entropy(z[:, :-1].mT, i[:, 1:]).exp(), "count the padding"),
-    (exercises.check_focal_loss, lambda z, y, g: F.cross_entropy(z, y), "left out the factor"),
+    pytest.param(*entry, id=f"{path.stem}-{i}")
+    for path in sorted((Path(__file__).parent / "wrong_answers").glob("[!_]*.py"))
+    for i, entry in enumerate(import_module(f"wrong_answers.{path.stem}").WRONG, 1)
 ]
 
 
@@ -106,7 +84,7 @@ def test_a_usual_mistake_is_named_with_both_numbers(check, learner, names):
     ],
 )
 def test_any_answer_gets_a_sentence(learner, says):
-    assert says in repr(exercises.check_cross_entropy(learner))
+    assert says in repr(lab.check_cross_entropy(learner))
 
 
 def test_a_check_does_not_let_the_learner_change_its_inputs():
@@ -115,5 +93,5 @@ def test_a_check_does_not_let_the_learner_change_its_inputs():
         y.zero_()
         return F.cross_entropy(z, y)
 
-    first, second = exercises.check_cross_entropy(greedy), exercises.check_cross_entropy(greedy)
+    first, second = lab.check_cross_entropy(greedy), lab.check_cross_entropy(greedy)
     assert not first and repr(first) == repr(second)

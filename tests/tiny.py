@@ -15,6 +15,8 @@ from finetune_lessons.lab.run import Run
 ENCODERS = ("bert", "distilbert", "roberta", "electra")
 DECODERS = ("gpt2", "opt", "llama", "qwen2")
 ARCHITECTURES = (*ENCODERS, *DECODERS, "t5")
+ENCODER_DECODERS = ("t5", "bart")
+EVERY = (*ENCODERS, "modernbert", *DECODERS, *ENCODER_DECODERS)  # that the methods are tested on
 
 GOOD = "good great fine lovely brilliant warm clever moving".split()
 BAD = "bad awful poor dull clumsy cold stupid boring".split()
@@ -49,6 +51,13 @@ SHAPES = {
         {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
          "eos_token_id": VOCABULARY["[SEP]"]},
     ),
+    "modernbert": ("ModernBert", WIDE | {"max_position_embeddings": 64, "cls_token_id": 2, "sep_token_id": 3}),
+    "bart": (
+        "Bart",
+        {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "init_std": 0.2,
+         "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+         "decoder_start_token_id": VOCABULARY["[SEP]"], "eos_token_id": VOCABULARY["[SEP]"]},
+    ),
 }  # fmt: skip
 NO_DROPOUT = {
     "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -60,6 +69,8 @@ NO_DROPOUT = {
     "llama": ("attention_dropout",),
     "qwen2": ("attention_dropout",),
     "t5": ("dropout_rate", "classifier_dropout"),
+    "modernbert": ("embedding_dropout", "mlp_dropout", "attention_dropout", "classifier_dropout"),
+    "bart": ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"),
 }
 
 

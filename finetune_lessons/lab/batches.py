@@ -207,7 +207,8 @@ def batches_by_split(
         _check_splits(f"task {task!r}" if task else "the data", splits)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token")
-    positions = _max_positions(model)
+    virtual = sum(vars(module).get("num_virtual_tokens", 0) for module in model.modules())
+    positions = max_positions(model) - virtual
     limit = int(min(tokenizer.model_max_length, positions, 10**6))
     found: dict[str, dict[str, Dataset]] = {}
     for task, splits in tasks.items():
@@ -232,7 +233,7 @@ def _check_splits(where: str, splits: Mapping[str, Any]) -> None:
         raise ValueError(f"the train split of {where} is empty")
 
 
-def _max_positions(model: Any) -> float:
+def max_positions(model: Any) -> float:
     "How many tokens the model can take at most. RoBERTa counts its positions from the padding token's number on."
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or math.inf
     named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))

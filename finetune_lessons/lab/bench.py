@@ -1,4 +1,4 @@
-"""Benchmarks of the lab: `finetune-lessons bench training` and `finetune-lessons bench panel`."""
+"""A `Run` beside other training loops: `finetune-lessons bench training`."""
 
 import random
 import statistics
@@ -11,7 +11,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from finetune_lessons.lab.batches import model_inputs, tokenize
-from finetune_lessons.lab.bench_panel import bench_panel
 from finetune_lessons.lab.datasets import load_data
 from finetune_lessons.lab.memory import PeakMemory
 from finetune_lessons.lab.models import load_encoder
@@ -54,7 +53,7 @@ def _run(data: Any, epochs: int) -> Measurement:
     model, tokenizer = load_encoder("minilm")
     with PeakMemory() as memory:
         run = Run(model, tokenizer, data, loss=_loss, lr=LR, epochs=epochs, batch_size=BATCH_SIZE, eval_every=0)
-        seconds = _timed(lambda: [None for _ in run])
+        seconds = timed(lambda: [None for _ in run])
     return Measurement(epochs * len(data["train"]) / seconds, memory.megabytes, model)
 
 
@@ -85,7 +84,7 @@ def _plain_loop(data: Any, epochs: int) -> Measurement:
         optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
         total = epochs * len(loader)
         schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * total), total)
-        seconds = _timed(train)
+        seconds = timed(train)
     return Measurement(epochs * len(rows) / seconds, memory.megabytes, model)
 
 
@@ -102,7 +101,7 @@ def _trainer(data: Any, epochs: int, **settings: Any) -> Measurement:
         )  # fmt: skip
         trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), train_dataset=data["train"])
         trainer.remove_callback(PrinterCallback)
-        seconds = _timed(trainer.train)
+        seconds = timed(trainer.train)
     return Measurement(epochs * len(data["train"]) / seconds, memory.megabytes, model)
 
 
@@ -122,7 +121,7 @@ def _loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return cross_entropy(model(**model_inputs(batch)).logits, batch["labels"])
 
 
-def _timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -138,15 +137,12 @@ def _print_table(measured: dict[str, list[Measurement]], accuracy: dict[str, flo
     first = next(iter(measured.values()))
     print(f"{'':32} {'examples/s':>17} {'Run is faster by':>19} {'peak MB':>8} {'accuracy':>9}")
     for name, found in measured.items():
-        speed = _spread([m.speed for m in found], ".0f")
-        ratio = _spread([run.speed / m.speed for run, m in zip(first, found, strict=True)], ".2f")
+        speed = spread([m.speed for m in found], ".0f")
+        ratio = spread([run.speed / m.speed for run, m in zip(first, found, strict=True)], ".2f")
         memory = statistics.median(m.memory for m in found)
         print(f"{name:32} {speed:>17} {ratio:>19} {memory:8.0f} {accuracy[name]:9.3f}")
 
 
-def _spread(values: list[float], digits: str) -> str:
+def spread(values: list[float], digits: str) -> str:
     low, middle, high = (format(f(values), digits) for f in (min, statistics.median, max))
     return f"{middle} ({low}-{high})"
-
-
-BENCHMARKS: dict[str, Callable[[], None]] = {"training": bench_training, "panel": bench_panel}

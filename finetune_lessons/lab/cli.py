@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,13 @@ from finetune_lessons.lab.scale import SCALES
 
 if TYPE_CHECKING:
     import torch
+
+
+BENCHMARKS = {
+    "training": ("lab.bench", "bench_training"),
+    "panel": ("lab.bench_panel", "bench_panel"),
+    "peft": ("benchmarks.peft", "bench_peft"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +56,7 @@ def _parser() -> ArgumentParser:
     assets.set_defaults(command=_assets)
 
     bench = commands.add_parser("bench", help="measure, and print the table")
-    bench.add_argument("name", help="what to measure: training or panel")
+    bench.add_argument("name", help=f"what to measure: {', '.join(BENCHMARKS)}")
     bench.set_defaults(command=_bench)
 
     _add_train(commands.add_parser("train", help="fine-tune a classifier; also on several GPUs, by accelerate launch"))
@@ -100,11 +108,10 @@ def _assets(options: Namespace) -> None:
 
 
 def _bench(options: Namespace) -> None:
-    from finetune_lessons.lab.bench import BENCHMARKS
-
     if options.name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {options.name!r}; there are {', '.join(BENCHMARKS)}")
-    BENCHMARKS[options.name]()
+    module, function = BENCHMARKS[options.name]
+    getattr(import_module(f"finetune_lessons.{module}"), function)()
 
 
 def _train(options: Namespace) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from finetune_lessons.lab.run import Run
 
 REMAKE = "FINETUNE_LESSONS_REMAKE"
+COSTS = ("seconds", "memory_mb", "trainable", "file_mb")
 PACKAGES = ("finetune_lessons", "torch", "transformers", "peft", "datasets", "accelerate", "numpy")
 
 
@@ -24,11 +25,13 @@ def compare(
     methods: "Mapping[str, Callable[[int], Run]]",  # name -> make_run(seed), which gives a Run that has not started
     seeds: Sequence[int] = (0, 1, 2),
     split: str = "validation",  # measured once, at the end of each run; "test" when all choices are made
+    measure: "Callable[[Run], Mapping[str, float]] | None" = None,  # more columns, of the finished run
 ) -> "pd.DataFrame":
     """Train every method with every seed and measure it: one row a run.
 
     Columns: method, seed, the metrics of `split`, seconds (training only), memory_mb (highest, above what the
-    process held before the run was made), trainable (parameters) and parameters. `summary(table)` condenses it.
+    process held before the run was made), trainable (parameters), parameters, and those of `measure`.
+    `summary(table)` condenses it.
     """
     import pandas as pd
 
@@ -37,16 +40,17 @@ def compare(
     rows = []
     for seed in seeds:  # seeds outside, methods inside: a machine that slows down slows all methods alike
         for name, make_run in methods.items():
-            rows.append({"method": name, "seed": seed, **_measure(make_run, seed, split)})
+            rows.append({"method": name, "seed": seed, **_measure(make_run, seed, split, measure)})
     return pd.DataFrame(rows)
 
 
-def _measure(make_run: "Callable[[int], Run]", seed: int, split: str) -> dict[str, float]:
+def _measure(make_run: "Callable[[int], Run]", seed: int, split: str, measure: Any) -> dict[str, float]:
     with PeakMemory() as memory:
         run = make_run(seed)
         seconds = sum(step.seconds for step in run)
     counts = {"trainable": _count(run.model, trainable=True), "parameters": _count(run.model)}
-    return {**run.evaluate(split), "seconds": seconds, "memory_mb": memory.megabytes, **counts}
+    more = measure(run) if measure else {}
+    return {**run.evaluate(split), "seconds": seconds, "memory_mb": memory.megabytes, **counts, **more}
 
 
 def _count(model: "torch.nn.Module", trainable: bool = False) -> int:
@@ -57,10 +61,10 @@ def summary(
     table: "pd.DataFrame",  # of `compare`
     metric: str = "accuracy",
 ) -> "pd.DataFrame":
-    "One row a method: mean and standard deviation (n-1) of the metric over seeds, medians of seconds and memory."
+    "One row a method: mean and standard deviation (n-1) of the metric over seeds, medians of what the runs took."
     if metric not in table.columns:
         raise ValueError(f"no metric {metric!r} in the table; its columns are {', '.join(table.columns)}")
-    medians = {name: (name, "median") for name in ("seconds", "memory_mb", "trainable")}
+    medians = {name: (name, "median") for name in COSTS if name in table.columns}
     spread = {metric: (metric, "mean"), "std": (metric, "std"), "seeds": ("seed", "count")}
     rows = table.groupby("method", sort=False).agg(**medians | spread)[list(spread | medians)]
     return rows.astype({"trainable": int})

@@ -1,93 +1,19 @@
-"""Checks of the learner's functions, which say what is wrong: each knows the right answer and the usual mistakes."""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+"""Checks of lesson 11, cross-entropy."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Function = Callable[..., Any]
+from typing import Any
 
-
-@dataclass(frozen=True)
-class Verdict:
-    "What a check found. It shows as its message, and is true when the function is right."
-
-    passed: bool
-    message: str
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __repr__(self) -> str:
-        return self.message
-
-
-def check(
-    learner: Function,
-    cases: Mapping[str, tuple],  # what the case is about -> the arguments
-    solution: Function,  # called with the same arguments; returns a number or a tensor
-    mistakes: Mapping[str, Function],  # "your loss ..." -> the function that makes this mistake
-    tolerance: float = 1e-4,
-) -> Verdict:
-    "Call the learner's function on every case, and say of the first wrong answer what it is and why, if that is known."
-    for about, arguments in cases.items():
-        expected = torch.as_tensor(solution(*arguments))
-        try:
-            got = _answer(learner, arguments)
-        except NotImplementedError:
-            return Verdict(False, f"Not yet: `{learner.__name__}` still waits for you to write it.")
-        except Exception as error:  # whatever the learner's code raises is the verdict
-            return Verdict(False, f"Not yet: with {about}, `{learner.__name__}` raised {type(error).__name__}: {error}")
-        if problem := _problem(got, expected, arguments, mistakes, tolerance):
-            return Verdict(False, f"Not yet: with {about}, {problem}")
-    return Verdict(True, f"Right: `{learner.__name__}` passes all {len(cases)} cases ({', '.join(cases)}).")
-
-
-def _answer(learner: Function, arguments: tuple) -> Any:
-    copies = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
-    return learner(*copies)
-
-
-def _problem(got: Any, expected: Tensor, arguments: tuple, mistakes: Mapping[str, Function], tolerance: float) -> str:
-    if got is None:
-        return "your function returned None: is there a `return`?"
-    if not isinstance(got, (Tensor, int, float)):
-        return f"your function returned a {type(got).__name__}; expected a number or a tensor"
-    got = torch.as_tensor(got).detach()
-    if got.shape != expected.shape:
-        return f"the answer has shape {tuple(got.shape)}; expected {tuple(expected.shape)}"
-    if _close(got, expected, tolerance):
-        return ""
-    for sentence, mistaken in mistakes.items():
-        if _close(got, torch.as_tensor(mistaken(*arguments)), tolerance):
-            return f"{sentence}: {_short(got)}, expected {_short(expected)}"
-    return f"the answer is {_short(got)}, expected {_short(expected)}"
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), tolerance, tolerance, equal_nan=True)
-
-
-def _short(value: Tensor) -> str:
-    numbers = [f"{x:.4g}" for x in value.flatten()[:4].tolist()]
-    return numbers[0] if value.ndim == 0 else f"[{', '.join(numbers)}{', ...' if value.numel() > 4 else ''}]"
-
-
-def _random(*shape: int, seed: int = 0, size: float = 3.0) -> Tensor:
-    return size * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-# lesson 11, cross-entropy
+from finetune_lessons.lab.exercises.check import Function, Verdict, check, random_tensor
 
 
 def check_cross_entropy(
     learner: Function,  # learner(logits (examples, classes), targets (examples,)) -> mean loss; target -100: left out
 ) -> Verdict:
     "Is it the mean of -log softmax(logits)[target], over the targets that are not -100, even for huge logits?"
-    logits, targets = _random(6, 4), torch.tensor([0, 3, 1, 2, 2, 0])
+    logits, targets = random_tensor(6, 4), torch.tensor([0, 3, 1, 2, 2, 0])
     padded = torch.tensor([0, -100, 1, -100, -100, 2])
     cases = {
         "six examples": (logits, targets),
@@ -123,7 +49,10 @@ def check_gradient(
     def residual(logits: Tensor, targets: Tensor) -> Tensor:
         return logits.softmax(-1) - F.one_hot(targets, logits.shape[-1])
 
-    cases = {"two classes": (_random(3, 2), torch.tensor([0, 1, 1])), "five": (_random(7, 5), torch.arange(7) % 5)}
+    cases = {
+        "two classes": (random_tensor(3, 2), torch.tensor([0, 1, 1])),
+        "five classes": (random_tensor(7, 5), torch.arange(7) % 5),
+    }
     mistakes: dict[str, Function] = {
         "your gradient is that of the sum: the mean divides it by the number of examples": residual,
         "your gradient points downhill; a gradient points uphill": lambda z, y: -residual(z, y) / len(z),
@@ -170,7 +99,7 @@ def check_temperature(
 
     def drawn(temperature: float) -> tuple[Tensor, Tensor]:
         "Logits, and labels drawn from softmax(logits / temperature)."
-        logits, generator = _random(2000, 3), torch.Generator().manual_seed(1)
+        logits, generator = random_tensor(2000, 3), torch.Generator().manual_seed(1)
         labels = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
         return logits, labels
 
@@ -221,7 +150,8 @@ def check_perplexity(
     ids = torch.randint(0, 7, (3, 9), generator=torch.Generator().manual_seed(0))
     full, mask = torch.ones_like(ids), torch.ones_like(ids)
     mask[1, 4:], mask[2, 6:] = 0, 0
-    cases = {"texts of one length": (_random(3, 9, 7), ids, full), "padded texts": (_random(3, 9, 7), ids, mask)}
+    logits = random_tensor(3, 9, 7)
+    cases = {"texts of one length": (logits, ids, full), "padded texts": (logits, ids, mask)}
     mistakes: dict[str, Function] = {
         "you compare each token with its own logits; those at t speak of token t + 1": not_shifted,
         "you shifted the wrong way: the logits at t speak of token t + 1": backwards,
@@ -246,7 +176,7 @@ def check_focal_loss(
         log_p = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         return (power(log_p.exp(), gamma) * -log_p).mean()
 
-    logits, targets = _random(8, 3), torch.arange(8) % 3
+    logits, targets = random_tensor(8, 3), torch.arange(8) % 3
     cases = {f"gamma = {gamma:g}": (logits, targets, gamma) for gamma in (0.0, 2.0, 0.5)}
     mistakes: dict[str, Function] = {
         "your factor is p^gamma: it silences the hard examples": lambda z, y, g: solution(z, y, g, lambda p, g: p**g),

@@ -1,0 +1,1 @@
+"""Checks of the lessons' exercises, a module a lesson."""
