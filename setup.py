@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+RESULTS = "finetune_lessons.results"
 settings = ConfigParser(delimiters=["="])
 settings.read(HERE / "settings.ini", encoding="utf-8")
 meta = settings["DEFAULT"]
@@ -27,7 +28,9 @@ setup(
     classifiers=lines("classifiers"),
     url=meta["git_url"],
     project_urls={"Repository": meta["git_url"], "Changelog": f"{meta['git_url']}/blob/{meta['branch']}/CHANGELOG.md"},
-    packages=find_packages(include=["finetune_lessons", "finetune_lessons.*"]),
+    packages=[*find_packages(include=["finetune_lessons", "finetune_lessons.*"]), RESULTS],
+    package_dir={RESULTS: "nbs/results"},  # the reference tables, for lessons that are opened without the repository
+    package_data={RESULTS: ["*.json"]},
     install_requires=lines("requirements"),
     extras_require={extra: lines(f"{extra}_requirements") for extra in ("lab", "dev")},
     entry_points={"console_scripts": lines("console_scripts")},

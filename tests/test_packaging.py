@@ -56,6 +56,7 @@ def test_sdist_holds_what_a_build_needs_and_the_lessons(distributions):
 def test_wheel_holds_the_package_and_nothing_else(distributions):
     names = zipfile.ZipFile(distributions[1]).namelist()
     assert {"finetune_lessons/cross_entropy.py", "finetune_lessons/lab/run.py"} <= set(names)
+    assert "finetune_lessons/results/11.json" in names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"finetune_lessons"}
     assert not [name for name in names if "__pycache__" in name]
 
@@ -83,6 +84,12 @@ def test_installed_wheel_needs_neither_nbdev_nor_jupyter(clean_python, tmp_path)
     file, version = run(clean_python, code, tmp_path).split()
     assert Path(file).is_relative_to(clean_python.parents[1])
     assert version
+
+
+def test_reference_results_are_there_without_the_repository(clean_python, tmp_path):
+    code = "from finetune_lessons.lab import load_results; print(len(load_results('../results/11.json')))"
+    (tmp_path / "content").mkdir()
+    assert int(run(clean_python, code, tmp_path / "content")) >= 3
 
 
 def test_installed_command_answers_and_says_how_to_get_the_lessons(clean_python, tmp_path):

@@ -93,10 +93,11 @@ def load_results(
     "The table that `save_results` wrote; its config, seeds, machine and versions are in `table.attrs`."
     import pandas as pd
 
-    if not Path(path).is_file():
+    kept = _kept(path)
+    if not kept.is_file():
         raise ValueError(f"no results at {path}: the lesson says which command makes them")
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = json.loads(kept.read_text(encoding="utf-8"))
         table = pd.DataFrame(results.pop("runs"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not hold results of save_results: {error}") from error
@@ -110,9 +111,15 @@ def reference_results(
     **config: Any,  # for `save_results`
 ) -> "pd.DataFrame":
     "The results kept at `path`, or new ones where there are none or the variable FINETUNE_LESSONS_REMAKE is set."
-    if os.environ.get(REMAKE) or not Path(path).is_file():
+    if os.environ.get(REMAKE) or not _kept(path).is_file():
         save_results(path, make(), **config)
     return load_results(path)
+
+
+def _kept(path: str | Path) -> Path:
+    "The path; where its folder does not exist, as on Colab, that of the table which the installed package carries."
+    path = Path(path)
+    return path if path.parent.is_dir() else Path(__file__).parents[1] / "results" / path.name
 
 
 def _machine() -> dict[str, Any]:
