@@ -22,7 +22,7 @@ def drawn(figure: Figure) -> Figure:
         assert file.getvalue().startswith(b"\x89PNG")
     assert figure._repr_png_().startswith(b"\x89PNG")
     for ax in figure.axes:
-        assert ax.get_title() and ax.get_xlabel()
+        assert (ax.get_title() or figure.get_suptitle()) and ax.get_xlabel()
     return figure
 
 
@@ -84,12 +84,21 @@ def test_an_unknown_metric_is_refused(run):
 
 def test_comparison_has_a_dot_for_each_seed_and_a_bar_at_the_mean():
     table = pd.DataFrame({"method": ["a", "b", "a", "b"], "seed": [0, 0, 1, 1], "f1": [0.5, 0.7, 0.6, 0.9]})
-    (ax,) = drawn(plot_comparison(table, "f1")).axes
+    figure = drawn(plot_comparison(table, "f1"))
+    (ax,) = figure.axes
     dots, bars = ax.lines[::2], ax.lines[1::2]
     assert [line.get_xdata().tolist() for line in dots] == [[0.5, 0.6], [0.7, 0.9]]
     assert [float(line.get_xdata()[0]) for line in bars] == pytest.approx([0.55, 0.8])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
-    assert ax.get_xlabel() == "f1" and "2 seeds" in ax.get_title()
+    assert ax.get_xlabel() == "f1" and "2 seeds" in figure.get_suptitle()
+
+
+def test_the_title_of_a_comparison_fits_beside_long_names():
+    table = pd.DataFrame({"method": ["prefix, 20 tokens, from a text"] * 2, "seed": [0, 1], "accuracy": [0.7, 0.8]})
+    figure = drawn(plot_comparison(table))
+    (title,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
+    box = title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
 def test_confusion_counts_and_shares():

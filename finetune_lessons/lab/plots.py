@@ -93,7 +93,8 @@ def plot_comparison(
         ax.plot(values, np.full(len(values), y), "o", color=COLOURS[0], alpha=0.6, markersize=6)
         ax.plot(values.mean(), y, "|", color=COLOURS[1], markersize=16, markeredgewidth=2.5)
     seeds = table["seed"].nunique()
-    ax.set(title=f"{metric}: a dot for each of {seeds} seeds, a bar at the mean", xlabel=metric)
+    figure.suptitle(f"{metric}: a dot for each of {seeds} seeds, a bar at the mean")  # wider than the axes
+    ax.set(xlabel=metric)
     ax.set_yticks(range(len(methods)), methods)
     ax.margins(y=0.2)
     ax.invert_yaxis()
