@@ -73,12 +73,11 @@ class VirtualTokens(Wrapper):
         self.vectors = nn.Parameter(torch.randn(num_virtual_tokens, base.embedding_dim) * base.weight.std().item())
 
     def forward(self, ids: Tensor) -> Tensor:
-        if not self.enabled:
+        if not self.enabled or ids[0, 0] < self.num_embeddings:  # new words stand in front, or nowhere
             return self.base(ids)
-        new = ids >= self.num_embeddings
-        known = self.base(ids.masked_fill(new, 0))
-        learnt = F.embedding((ids - self.num_embeddings).clamp(min=0), self.vectors).to(known.dtype)
-        return torch.where(new.unsqueeze(-1), learnt, known)
+        known = self.base(ids[:, self.num_virtual_tokens :])
+        learnt = self.vectors.to(known.dtype).expand(len(ids), -1, -1)
+        return torch.cat([learnt, known], dim=1)
 
     def prepend(self, inputs: dict[str, Any], started: bool = False) -> dict[str, Any]:
         "The inputs with the new words in front; once a generation has started they are in its cache already."
