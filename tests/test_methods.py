@@ -188,3 +188,12 @@ def test_methods_work_together(arch, other):
     assert not torch.equal(both, without_lora) and not torch.equal(without_lora, before)
     eject(model)
     assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("arch", tiny.DECODERS)
+def test_positions_that_are_given_count_on_behind_a_prompt(arch):
+    model = disturbed(add_prompt(tiny.tiny_model(arch, "causal_lm").eval(), num_virtual_tokens=3))
+    text = {name: x[:1] for name, x in texts().items()}
+    with torch.no_grad():
+        given = model(**text, position_ids=torch.arange(12)[None]).logits
+        assert_close(given, model(**text).logits, rtol=1e-5, atol=1e-5)
