@@ -43,6 +43,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'finetune_lessons/lora.py'),
                                        'finetune_lessons.lora.LowRank.change': ( '2_parameter_efficient/lora.html#lowrank.change',
                                                                                  'finetune_lessons/lora.py'),
+                                       'finetune_lessons.lora._layers': ( '2_parameter_efficient/lora.html#_layers',
+                                                                          'finetune_lessons/lora.py'),
                                        'finetune_lessons.lora._peft_name': ( '2_parameter_efficient/lora.html#_peft_name',
                                                                              'finetune_lessons/lora.py'),
                                        'finetune_lessons.lora._read_peft': ( '2_parameter_efficient/lora.html#_read_peft',

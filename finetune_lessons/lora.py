@@ -106,14 +106,17 @@ def add_lora(
         return inject(model, wrap, target_modules or usual, modules_to_save, name)
 
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c043
+def _layers(model: nn.Module, name: str) -> dict[str, LoRALinear]:
+    return {path: wrapper for wrapper, path in wrappers(model, name).items() if isinstance(wrapper, LoRALinear)}
+
+
 def merge_lora(
     model: nn.Module,
     name: str = "lora",
 ) -> nn.Module:
     "From now on each layer is one matrix product with W + s BA, as fast as before LoRA, but not trainable."
-    for wrapper in wrappers(model, name):
-        if isinstance(wrapper, LoRALinear):
-            wrapper.fused = (wrapper.merged(),)
+    for layer in _layers(model, name).values():
+        layer.fused = (layer.merged(),)
     return model
 
 
@@ -122,9 +125,8 @@ def unmerge_lora(
     name: str = "lora",
 ) -> nn.Module:
     "Undo `merge_lora`: W was never changed, so everything is as before, to the bit."
-    for wrapper in wrappers(model, name):
-        if isinstance(wrapper, LoRALinear):
-            wrapper.fused = ()
+    for layer in _layers(model, name).values():
+        layer.fused = ()
     return model
 
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c050
@@ -137,8 +139,7 @@ def to_peft(
     from peft import LoraConfig
     from safetensors.torch import save_file
 
-    found = wrappers(model, name)
-    layers = {path: wrapper for wrapper, path in found.items() if isinstance(wrapper, LoRALinear)}
+    found, layers = wrappers(model, name), _layers(model, name)
     arguments = next(iter(found)).recipe["arguments"]
     LoraConfig(
         task_type=_task_type(model),
