@@ -27,7 +27,7 @@ _calls = threading.local()  # the wrappers around the attention that is being co
 
 
 class AttentionWrapper(Wrapper):
-    "Around an attention module: is shown the keys and values of every call, and may return others."
+    "Around an attention module: is shown queries, keys and values of every call, and may return other keys and values."
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.enabled:
@@ -41,7 +41,7 @@ class AttentionWrapper(Wrapper):
             config._attn_implementation = before
             _calls.stack = _calls.stack[:-1]
 
-    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c016
@@ -70,7 +70,7 @@ def wrapped_attention(
     "The model's own attention, over the keys and values that the wrappers around it make of the model's."
     keys, implementation = key.shape[2], _calls.stack[0][1]
     for wrapper, _ in reversed(_calls.stack):
-        key, value = wrapper.keys_and_values(key, value)
+        key, value = wrapper.keys_and_values(query, key, value)
     if n := key.shape[2] - keys:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
@@ -104,7 +104,7 @@ class PrefixAttention(AttentionWrapper):
         heads, n, width = self.shape
         return self.branch(self.trunk()).view(n, 2, heads, width).permute(1, 2, 0, 3)
 
-    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         prefix = self.prefix().to(key.dtype).unsqueeze(1).expand(-1, len(key), -1, -1, -1)
         return torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
 
@@ -124,7 +124,7 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
 class Recorder(AttentionWrapper):
     "Keeps the keys and values that it is shown."
 
-    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         self.recorded = torch.stack([key, value])
         return key, value
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_language_data, tiny_model, tiny_rows, tiny_tokenizer
 
-from finetune_lessons.lab.batches import Batches, batches_by_split, bucketed, model_inputs, tokenize
+from finetune_lessons.lab.batches import Batches, batches_by_split, model_inputs, tokenize
+from finetune_lessons.lab.sampling import bucketed
 
 CPU = torch.device("cpu")
 
@@ -62,7 +63,7 @@ def test_every_row_of_every_task_comes_once_in_training_in_pieces_and_in_evaluat
     assert sorted((piece.task, row) for b in epoch for piece in b.split(parts) for row in piece.index) == everything
     assert sorted((batch.task, row) for batch in both.in_order(batch_size) for row in batch.index) == everything
     assert len(both) == len(everything)
-    assert both.batches_per_epoch(batch_size) == len(epoch)
+    assert both.steps_per_epoch(batch_size) == len(epoch)
 
 
 def order(seed: int, epoch: int) -> list[list[int]]:

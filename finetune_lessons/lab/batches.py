@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from finetune_lessons.lab.progress import no_progress_bars
+from finetune_lessons.lab.sampling import JointRows, Rows, plan_epoch, steps_per_epoch
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask")
-WINDOW = 50  # batches whose examples are sorted by length together
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -73,30 +72,6 @@ def _check_texts(name: str, split: "Dataset") -> None:
             raise ValueError(f"row {row} of the split {name!r} is not a text but {text!r}: mend it, or leave it out")
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    "Which examples make a batch: row numbers of one task's split."
-
-    task: str
-    index: np.ndarray
-
-    def split(self, parts: int) -> "list[Rows]":
-        return [Rows(self.task, index) for index in np.array_split(self.index, parts)]
-
-
-def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers in batches of similar length, in random order: every row once.
-
-    Rows are shuffled, sorted by length inside windows of 50 batches, cut, and the batches shuffled:
-    padding nearly disappears, and which texts meet in a batch still changes each epoch.
-    """
-    order = rng.permutation(len(lengths))
-    windows = [order[i : i + WINDOW * batch_size] for i in range(0, len(order), WINDOW * batch_size)]
-    by_length = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
-    batches = [by_length[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
 class Batches:
     "One split of one or several tasks, as batches of tensors."
 
@@ -112,14 +87,14 @@ class Batches:
     def __len__(self) -> int:
         return sum(map(len, self.lengths.values()))
 
-    def epoch(self, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-        "Every example once, shuffled by (seed, epoch); the batches of several tasks are interleaved at random."
-        rng = np.random.default_rng([seed, epoch])
-        batches = [Rows(task, i) for task, n in self.lengths.items() for i in bucketed(n, batch_size, rng)]
-        return batches if len(self.tasks) == 1 else [batches[i] for i in rng.permutation(len(batches))]
+    def epoch(
+        self, batch_size: int, seed: int, epoch: int, sampling: str | float = "proportional"
+    ) -> list[Rows] | list[JointRows]:
+        "The steps of an epoch, shuffled by (seed, epoch)."
+        return plan_epoch(self.lengths, batch_size, np.random.default_rng([seed, epoch]), sampling)
 
-    def batches_per_epoch(self, batch_size: int) -> int:
-        return sum(math.ceil(len(lengths) / batch_size) for lengths in self.lengths.values())
+    def steps_per_epoch(self, batch_size: int, sampling: str | float = "proportional") -> int:
+        return steps_per_epoch(self.lengths, batch_size, sampling)
 
     def in_order(self, batch_size: int) -> Iterator[Rows]:
         "Every example once, longest first, so that a batch too large for the memory fails at once."
@@ -127,12 +102,15 @@ class Batches:
             order = np.argsort(-lengths, kind="stable")
             yield from (Rows(task, order[i : i + batch_size]) for i in range(0, len(order), batch_size))
 
-    def load(self, rows: Rows, device: torch.device) -> dict[str, Any]:
+    def load(self, rows: Rows | JointRows, device: torch.device) -> dict[str, Any]:
         """The batch of these rows: padded tensors on `device`, `labels`, `index` (row numbers), `task`.
 
         Sequences pad on the tokenizer's side, labels with -100; other numbers become tensors of shape (batch,)
-        with NaN where one is missing, lists of numbers stay lists; texts stay behind.
+        with NaN where one is missing, lists of numbers stay lists; texts stay behind. The batch of a step of all
+        tasks has a batch for each of them in `tasks`.
         """
+        if isinstance(rows, JointRows):
+            return {"task": "", "tasks": {part.task: self.load(part, device) for part in rows.by_task}}
         examples = self._numbers[rows.task][rows.index]
         batch = {name: self._column(name, values, device) for name, values in examples.items()}
         if "label" in batch:
@@ -207,6 +185,7 @@ def batches_by_split(
         _check_splits(f"task {task!r}" if task else "the data", splits)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token")
+    _check_heads(tasks, model)
     virtual = sum(vars(module).get("num_virtual_tokens", 0) for module in model.modules())
     positions = max_positions(model) - virtual
     limit = int(min(tokenizer.model_max_length, positions, 10**6))
@@ -215,7 +194,7 @@ def batches_by_split(
         for name, split in tokenize(splits, tokenizer, limit).items():
             if len(split):
                 _check_lengths(name, split, positions)
-                _check_labels(name, split, _classes(model))
+                _check_labels(name, split, _classes(model, task))
                 found.setdefault(name, {})[task] = split
     return {name: Batches(by_task, tokenizer) for name, by_task in found.items()}
 
@@ -241,11 +220,23 @@ def max_positions(model: Any) -> float:
     return positions if padding is None else positions - padding - 1
 
 
-def _classes(model: Any) -> int | None:
-    "How many outputs the model has for an example, if that is what it is for."
+def _check_heads(tasks: Mapping[str, Any], model: Any) -> None:
+    heads = getattr(model, "num_labels", None)
+    if not isinstance(heads, Mapping):
+        return
+    if unknown := [task for task in tasks if task not in heads]:
+        given = f"for {unknown[0]!r}" if unknown[0] else "of one task without a name"
+        raise ValueError(f"data {given}, but the model has no such head; its heads are {', '.join(heads)}")
+    if idle := [head for head in heads if head not in tasks]:
+        raise ValueError(f"no data for the task {idle[0]!r}: its head would stay random; leave it out of the model")
+
+
+def _classes(model: Any, task: str) -> int | None:
+    "How many outputs the model has for an example of the task, if that is what it is for."
     if type(model).__name__.endswith("ForSequenceClassification"):
         return model.config.num_labels
-    return getattr(model, "num_labels", None)
+    outputs = getattr(model, "num_labels", None)
+    return outputs[task] if isinstance(outputs, Mapping) else outputs
 
 
 def _check_lengths(name: str, split: "Dataset", positions: float) -> None:

@@ -30,18 +30,18 @@ def save_run(run: "Run", path: Path) -> None:
     if not run.is_main_process:
         return
     optimizer_tensors, optimizer_numbers = _optimizer_state(run.optimizer)
-    tensors = _model_tensors(run.model, run.trained) | optimizer_tensors
+    tensors = _model_tensors(run.learner, run.trained) | optimizer_tensors
     header = {
         "format": FORMAT,
         "config": run.config,
         "index": run.index,
         "steps": [asdict(step) for step in run.steps],
         "trained": sorted(run.trained),
-        "trainable": sorted(name for name, p in run.model.named_parameters() if p.requires_grad),
+        "trainable": sorted(name for name, p in run.learner.named_parameters() if p.requires_grad),
         "optimizer": optimizer_numbers,
         "scaler": run.scaler.state_dict(),
         "random": random_states,
-        "model": _fingerprints(run.model, run.trained),
+        "model": _fingerprints(run.learner, run.trained),
         "data": _data_fingerprint(run),
         "checksums": {name: _checksum(tensor) for name, tensor in tensors.items()},
     }
@@ -74,9 +74,9 @@ def load_run(run: "Run", path: Path, header: dict[str, Any]) -> None:
     _check_same(run, path, header, tensors)
     _load_optimizer(run.optimizer, tensors, header["optimizer"])
     with torch.no_grad():
-        for name, target in _trained_tensors(run.model, set(header["trained"])).items():
+        for name, target in _trained_tensors(run.learner, set(header["trained"])).items():
             target.copy_(tensors[f"model.{name}"])
-    for name, parameter in run.model.named_parameters():
+    for name, parameter in run.learner.named_parameters():
         parameter.requires_grad_(name in header["trainable"])
     if header["scaler"]:
         run.scaler.load_state_dict(header["scaler"])
@@ -87,8 +87,8 @@ def load_run(run: "Run", path: Path, header: dict[str, Any]) -> None:
 
 def _check_same(run: "Run", path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     trained = set(header["trained"])
-    shapes = {f"model.{name}": str(tensor.shape) for name, tensor in _trained_tensors(run.model, trained).items()}
-    given = _fingerprints(run.model, trained) | shapes
+    shapes = {f"model.{name}": str(tensor.shape) for name, tensor in _trained_tensors(run.learner, trained).items()}
+    given = _fingerprints(run.learner, trained) | shapes
     saved = header["model"] | {name: str(t.shape) for name, t in tensors.items() if name.startswith("model.")}
     if different := sorted(name for name in given.keys() | saved.keys() if given.get(name) != saved.get(name)):
         raise ValueError(f"the model given is not the one that {path} was made with: it differs in {different[0]}")

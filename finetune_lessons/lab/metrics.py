@@ -28,11 +28,18 @@ def count_terms(
     """
     if hasattr(loss, "terms"):
         return int(loss.terms(batch))
-    labels, causal = batch.get("labels"), _is_causal(model)
+    labels, causal = batch.get("labels"), is_causal(model)
     if labels is None and not causal:
         return len(batch["index"])
     counted = batch["attention_mask"] > 0 if labels is None else labels != IGNORE_INDEX
     return int((counted[:, 1:] if causal and counted.ndim == 2 else counted).sum())
+
+
+def count_tokens(batch: dict[str, Any]) -> int:
+    "Tokens without padding."
+    if "tasks" in batch:
+        return sum(map(count_tokens, batch["tasks"].values()))
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
 
 
 def predicts_tokens(
@@ -41,10 +48,10 @@ def predicts_tokens(
 ) -> bool:
     "Whether the labels are tokens, so that the exponential of the mean loss is a perplexity."
     labels = batch.get("labels")
-    return _is_causal(model) if labels is None else labels.ndim == 2 and not labels.is_floating_point()
+    return is_causal(model) if labels is None else labels.ndim == 2 and not labels.is_floating_point()
 
 
-def _is_causal(model: Any) -> bool:
+def is_causal(model: Any) -> bool:
     return hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder
 
 

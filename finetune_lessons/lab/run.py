@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from finetune_lessons.lab.batches import Batches, Rows, batches_by_split
-from finetune_lessons.lab.metrics import Loss, Scores, count_terms, forward, prediction_tables, predicts_tokens
+from finetune_lessons.lab.batches import Batches, batches_by_split
+from finetune_lessons.lab.metrics import Loss, Scores, count_terms, count_tokens, forward
+from finetune_lessons.lab.metrics import prediction_tables, predicts_tokens
 from finetune_lessons.lab.random_state import RandomState
+from finetune_lessons.lab.sampling import STRATEGIES, JointRows, Rows, is_strategy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +65,8 @@ class Run:
         tokenizer: "PreTrainedTokenizerBase",
         data: "DatasetDict | Mapping[str, DatasetDict]",  # splits of texts, or tokenised; or such splits by task name
         *,
-        loss: Loss,  # loss(model, batch) -> scalar tensor, or {"loss": total, "part": ...}; the mean over the batch
+        loss: Loss,  # loss(model, batch) -> scalar tensor, or {"loss": total, "part": ...}; the mean over the batch;
+        #              a Module's parameters are trained too, at the rate `loss.lr` if it has one
         lr: float = 1e-4,  # peak learning rate
         epochs: float = 2,
         batch_size: int = 32,  # examples in one forward pass of one process
@@ -73,6 +76,7 @@ class Run:
         max_grad_norm: float = 1.0,  # gradients longer than this are scaled down to it
         grad_accum: int = 1,  # forward passes whose gradients make one step
         optimizer: OptimizerFactory | None = None,  # optimizer(parameter_groups, lr=lr); None: AdamW
+        sampling: str | float = "proportional",  # of several tasks: "round_robin", "together", or a temperature
         precision: str = "auto",  # "fp32", "bf16", "fp16"; "auto": the fastest that the device has natively
         eval_every: int | None = None,  # steps between evaluations; None: at the end of each epoch, 0: never
         seed: int = 0,  # of data order and dropout
@@ -82,7 +86,8 @@ class Run:
 
         config = dict(
             lr=lr, epochs=epochs, batch_size=batch_size, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm, grad_accum=grad_accum, precision=precision, eval_every=eval_every, seed=seed,
+            max_grad_norm=max_grad_norm, grad_accum=grad_accum, sampling=sampling, precision=precision,
+            eval_every=eval_every, seed=seed,
         )  # fmt: skip
         self.config: dict[str, Any] = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}
         _check_config(self.config)
@@ -92,14 +97,18 @@ class Run:
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self.splits = batches_by_split(data, tokenizer, model)
         self.model, self.tokenizer, self.loss = model.to(self.device), tokenizer, loss
+        self.learner: torch.nn.Module = model  # with the loss, where that can learn too
+        if isinstance(loss, torch.nn.Module):
+            self.learner = torch.nn.ModuleDict({"model": model, "loss": loss.to(self.device)})
+        _check_together(self.config["sampling"], self.splits["train"].tasks, loss)
         if self.world_size > 1:
-            broadcast([parameter.data for parameter in model.parameters()])
+            broadcast([parameter.data for parameter in self.learner.parameters()])
         self.optimizer = self._make_optimizer(optimizer)
         self.scaler = self._make_scaler()
-        self.steps_per_epoch = self.splits["train"].batches_per_epoch(self._examples_per_step)
+        self.steps_per_epoch = self.splits["train"].steps_per_epoch(self._examples_per_step, sampling)
         self._lr_factor = self._make_schedule()
         self.random_state = RandomState(self.config["seed"] + self.rank, self.device)
-        self._plan: tuple[int, list[Rows]] = (-1, [])
+        self._plan: tuple[int, list[Rows] | list[JointRows]] = (-1, [])
         self.trained: set[str] = set()  # names of the parameters that some step has changed
         self.index = 0
         self.steps: list[Step] = []
@@ -148,15 +157,25 @@ class Run:
         if not self._evaluation_is_due:  # it is, where an interrupt came between a step and its evaluation
             if self.done:
                 raise StopIteration
-            with self.random_state.swapped_in(), torch.enable_grad(), mode(self.model, training=True):
+            with self.random_state.swapped_in(), torch.enable_grad(), mode(self.learner, training=True):
                 self._discard_leftovers()
-                try:
+                with self._nothing_left_behind():
                     self._train_step()
-                finally:
-                    self.optimizer.zero_grad()
         if self._evaluation_is_due:
             self.steps[-1] = replace(self.steps[-1], metrics=self.evaluate("validation"))
         return self.steps[-1]
+
+    @contextmanager
+    def _nothing_left_behind(self) -> Iterator[None]:
+        "No gradients; and of a step that failed, nothing in buffers either, such as running means."
+        index, buffers = self.index, [(buffer, buffer.clone()) for buffer in self.learner.buffers()]
+        try:
+            yield
+        finally:
+            self.optimizer.zero_grad()
+            if self.index == index:
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
     def _discard_leftovers(self) -> None:
         "Forget what an interrupted step, or other code, left: gradients, and the scaler's notes on them."
@@ -204,11 +223,12 @@ class Run:
                 bar.update(self.index - bar.n)
         return self
 
-    def _rows(self, index: int) -> Rows:
+    def _rows(self, index: int) -> Rows | JointRows:
         epoch, step = divmod(index, self.steps_per_epoch)
         if self._plan[0] != epoch:
             train = self.splits["train"]
-            self._plan = (epoch, train.epoch(self._examples_per_step, self.config["seed"], epoch))
+            plan = train.epoch(self._examples_per_step, self.config["seed"], epoch, self.config["sampling"])
+            self._plan = (epoch, plan)
         return self._plan[1][step]
 
     @property
@@ -217,7 +237,7 @@ class Run:
 
     def _trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        named = {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
         if unknown := [name for name, p in named.items() if id(p) not in known]:
             raise ValueError(
                 f"the optimizer does not know {', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}: "
@@ -236,13 +256,14 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
         return self.optimizer.param_groups[0]["lr"]
 
-    def _backward(self, rows: Rows) -> tuple[dict[str, float], int]:
+    def _backward(self, rows: Rows | JointRows) -> tuple[dict[str, float], int]:
         "Gradients of the mean loss over all terms of the step, whatever pieces it is computed in; losses and tokens."
         accum = self.config["grad_accum"]
         mine = rows.split(self.world_size * accum)[self.rank * accum : (self.rank + 1) * accum]
-        batches = [self.splits["train"].load(piece, self.device) for piece in mine if len(piece.index)]
+        epoch = self.index / self.steps_per_epoch
+        batches = [self.splits["train"].load(p, self.device) | {"epoch": epoch} for p in mine if len(p.index)]
         terms = [count_terms(self.model, self.loss, batch) for batch in batches]
-        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches if "attention_mask" in batch)
+        tokens = sum(map(count_tokens, batches))
         all_terms, tokens = (int(x) for x in self._summed(torch.tensor([sum(terms), tokens])))
         if all_terms == 0:
             raise NonFiniteLoss(f"nothing to learn from in {_where(self.index, rows)}: every label is -100")
@@ -288,11 +309,12 @@ class Run:
         return reduce(values.to(self.device), "sum")
 
     def _clip(self, parameters: list[torch.nn.Parameter]) -> float:
-        "Sum the gradients over processes, clip them, and return their norm before that."
+        "Sum the gradients over processes, clip those of the model, and return their norm before that."
         if self.world_size > 1:
             self._share_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
-        return float(torch.nn.utils.clip_grad_norm_(parameters, self.config["max_grad_norm"]))
+        of_model = [p for p in self.model.parameters() if p.requires_grad]
+        return float(torch.nn.utils.clip_grad_norm_(of_model, self.config["max_grad_norm"]))
 
     def _share_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         users = self._summed(torch.tensor([int(p.grad is not None) for p in parameters])).tolist()
@@ -302,7 +324,7 @@ class Run:
         for p, gradient in zip(used, summed.split([p.numel() for p in used]), strict=True):
             p.grad = gradient.view_as(p)
 
-    def _check_finite(self, loss: float, grad_norm: float, rows: Rows) -> None:
+    def _check_finite(self, loss: float, grad_norm: float, rows: Rows | JointRows) -> None:
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then a smaller scale is tried, step by step
         if math.isfinite(loss) and (math.isfinite(grad_norm) or scaled):
             return
@@ -321,7 +343,7 @@ class Run:
                 "optimizer is made by the run: pass a function such as torch.optim.SGD or "
                 "lambda groups, lr: torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))"
             )
-        if not any(p.requires_grad for p in self.model.parameters()):
+        if not any(p.requires_grad for p in self.learner.parameters()):
             raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
         # Frozen ones too: they are skipped until somebody unfreezes them.
         parameters = [p for p in self.model.parameters() if p.is_floating_point()]
@@ -330,6 +352,8 @@ class Run:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         lr = self.config["lr"]
+        if isinstance(self.loss, torch.nn.Module) and (of_loss := list(self.loss.parameters())):
+            groups.append({"params": of_loss, "weight_decay": 0.0, "lr": getattr(self.loss, "lr", lr)})
         optimizer = factory(groups, lr=lr) if factory else torch.optim.AdamW(groups, lr=lr, fused=True)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -400,7 +424,7 @@ class Run:
     def _evaluating(self) -> Iterator[None]:
         "Without dropout and gradients, and without a trace in the training that another thread may be doing."
         random = RandomState(self.config["seed"], self.device)
-        with random.swapped_in(), torch.no_grad(), self._autocast(), mode(self.model, training=False):
+        with random.swapped_in(), torch.no_grad(), self._autocast(), mode(self.learner, training=False):
             yield
 
     # files
@@ -489,6 +513,7 @@ def _check_config(config: dict[str, Any]) -> None:
             "a number above 0 (math.inf: no clipping)",
         ),
         "schedule": (config["schedule"] in list(SCHEDULES), f"one of {', '.join(SCHEDULES)}"),
+        "sampling": (is_strategy(config["sampling"]), f"one of {', '.join(STRATEGIES)}, or a temperature above 0"),
         "precision": (config["precision"] in ("auto", *DTYPES), f"one of auto, {', '.join(DTYPES)}"),
         "eval_every": (config["eval_every"] is None or _whole(config["eval_every"], 0), "None or a number of steps"),
         "seed": (_whole(config["seed"], 0) and config["seed"] < 2**31, "a whole number from 0 to 2**31 - 1"),
@@ -510,7 +535,13 @@ def _whole(value: Any, least: int) -> bool:
     return _number(value) and isinstance(value, int) and value >= least
 
 
-def _where(index: int, rows: Rows) -> str:
+def _check_together(sampling: str | float, tasks: Mapping[str, Any], loss: Loss) -> None:
+    if sampling == "together" and (len(tasks) == 1 or not hasattr(loss, "terms")):
+        why = "there is one task" if len(tasks) == 1 else "this loss does not know what to do with them: use MultiTask"
+        raise ValueError(f"sampling='together' makes batches of several tasks, but {why}")
+
+
+def _where(index: int, rows: Rows | JointRows) -> str:
     shown = ", ".join(map(str, rows.index[:8])) + (", ..." if len(rows.index) > 8 else "")
     task = f" of task {rows.task!r}" if rows.task else ""
     return f"step {index}, a batch of the train rows {shown}{task}"
