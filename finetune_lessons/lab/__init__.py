@@ -67,6 +67,22 @@ _NAMES_OF = {
         "check_nearest",
         "check_prompt_labels",
     ),
+    "exercises.distillation": (
+        "check_soft_loss",
+        "check_soft_gradient",
+        "check_mixed_loss",
+        "check_teacher_layers",
+        "check_rater_shares",
+        "check_token_loss",
+    ),
+    "exercises.multitask": (
+        "check_uncertainty",
+        "check_best_uncertainty",
+        "check_task_shares",
+        "check_dynamic_weights",
+        "check_projection",
+        "check_gradnorm_targets",
+    ),
     "scale": ("scale",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}

@@ -353,7 +353,7 @@ class Run:
         ]
         lr = self.config["lr"]
         if isinstance(self.loss, torch.nn.Module) and (of_loss := list(self.loss.parameters())):
-            groups.append({"params": of_loss, "weight_decay": 0.0, "lr": getattr(self.loss, "lr", lr)})
+            groups.append({"params": of_loss, "weight_decay": 0.0, "lr": getattr(self.loss, "lr", None) or lr})
         optimizer = factory(groups, lr=lr) if factory else torch.optim.AdamW(groups, lr=lr, fused=True)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
