@@ -586,6 +586,29 @@ def test_a_loss_that_is_no_number_stops_at_its_step(fault, named, precision):
     assert_same(finished(run), finished(tiny_run(precision=precision)))
 
 
+def test_a_step_that_failed_leaves_no_trace_in_running_means():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert, self.norm = tiny_model("bert"), nn.BatchNorm1d(2)
+
+        def forward(self, **inputs):
+            return self.norm(self.bert(**inputs).logits)
+
+    def loss(model, batch):
+        value = cross_entropy(model(**model_inputs(batch)), batch["labels"])
+        return value * math.nan if run.index == 2 else value
+
+    run = tiny_run(Normed(), loss=loss)
+    for _ in range(2):
+        next(run)
+    before = weights(run.model)
+    assert before["norm.num_batches_tracked"] == 2
+    with pytest.raises(NonFiniteLoss):
+        next(run)
+    assert same_bits(weights(run.model), before)
+
+
 @pytest.mark.parametrize("factor", [math.inf, math.nan])
 def test_a_gradient_that_is_no_number_stops_at_its_step(factor):
     def loss(model, batch):

@@ -15,6 +15,7 @@ _NAMES_OF = {
     "models": ("load_encoder", "load_causal_lm", "load_seq2seq"),
     "batches": ("tokenize", "model_inputs", "train_batches"),
     "run": ("Run", "Step", "NonFiniteLoss"),
+    "activations": ("ActivationCache",),
     "compare": ("compare", "summary", "save_results", "load_results", "reference_results"),
     "metrics": ("expected_calibration_error",),
     "plots": ("new_figure", "plot_runs", "plot_comparison", "plot_confusion", "plot_calibration"),

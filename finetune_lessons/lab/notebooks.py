@@ -56,6 +56,7 @@ def find_lesson(
 def execute(
     path: Path,
     scale: str | None = None,  # "smoke", "lesson" or "full"; None leaves it to the environment
+    around: tuple[str, str] | None = None,  # code of a cell more at the start, and of one at the end
 ) -> "NotebookNode":
     """Run every cell in a fresh kernel of this interpreter, in the notebook's folder, with a progress bar.
 
@@ -65,6 +66,9 @@ def execute(
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(path, as_version=4)
+    if around:
+        first, last = map(nbformat.v4.new_code_cell, around)
+        notebook.cells = [first, *notebook.cells, last]
     environment = dict(os.environ) if scale is None else {**os.environ, VARIABLE: scale}
     interrupt = _Interrupt()
     with _Progress(notebook) as progress:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from finetune_lessons.lab.activations import ActivationCache
 from finetune_lessons.lab.batches import Batches, batches_by_split
 from finetune_lessons.lab.metrics import Loss, Scores, count_terms, count_tokens, forward
 from finetune_lessons.lab.metrics import prediction_tables, predicts_tokens
+from finetune_lessons.lab.modes import DTYPES, mode, native_precision
 from finetune_lessons.lab.random_state import RandomState
 from finetune_lessons.lab.sampling import STRATEGIES, JointRows, Rows, is_strategy
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
@@ -80,6 +81,7 @@ class Run:
         precision: str = "auto",  # "fp32", "bf16", "fp16"; "auto": the fastest that the device has natively
         eval_every: int | None = None,  # steps between evaluations; None: at the end of each epoch, 0: never
         seed: int = 0,  # of data order and dropout
+        cache: ActivationCache | None = None,  # computes frozen first layers once for each text, without dropout
     ):
         from accelerate import PartialState
         from accelerate.utils import broadcast, parse_flag_from_env
@@ -101,6 +103,9 @@ class Run:
         if isinstance(loss, torch.nn.Module):
             self.learner = torch.nn.ModuleDict({"model": model, "loss": loss.to(self.device)})
         _check_together(self.config["sampling"], self.splits["train"].tasks, loss)
+        self.cache = cache
+        if cache is not None:
+            cache.check(model)
         if self.world_size > 1:
             broadcast([parameter.data for parameter in self.learner.parameters()])
         self.optimizer = self._make_optimizer(optimizer)
@@ -277,7 +282,7 @@ class Run:
         return self._reported(total), tokens
 
     def _losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        with self._autocast():
+        with self._autocast(), self._from_cache("train"):
             losses = self.loss(self.model, batch)
         losses = losses if isinstance(losses, dict) else {"loss": losses}
         for name, value in {"loss": None, **losses}.items():
@@ -293,6 +298,9 @@ class Run:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def _from_cache(self, split: str) -> AbstractContextManager[None]:
+        return self.cache.serving(self.model, self.splits[split]) if self.cache else nullcontext()
 
     def _reported(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
         "The losses as numbers, summed over processes: of which some may have had no example in this step."
@@ -416,7 +424,7 @@ class Run:
         batches = self._batches(split)
         for rows in list(batches.in_order(self.config["batch_size"]))[self.rank :: self.world_size]:
             batch = batches.load(rows, self.device)
-            with self._evaluating():
+            with self._evaluating(), self._from_cache(split):
                 value, logits = forward(self.model, self.loss, batch)
             yield batch, value, logits
 
@@ -449,6 +457,7 @@ class Run:
         *,
         loss: Loss,
         optimizer: OptimizerFactory | None = None,
+        cache: ActivationCache | None = None,  # if the saved run had one; it may be empty
     ) -> "Run":
         """The run that was saved at `path`, about to take its next step: on a CPU its curve is the same to the bit.
 
@@ -457,31 +466,9 @@ class Run:
         from finetune_lessons.lab.checkpoint import load_run, read_header
 
         header = read_header(Path(path))
-        run = cls(model, tokenizer, data, loss=loss, optimizer=optimizer, **header["config"])
+        run = cls(model, tokenizer, data, loss=loss, optimizer=optimizer, cache=cache, **header["config"])
         load_run(run, Path(path), header)
         return run
-
-
-def native_precision(device: torch.device) -> str:
-    "bf16 where the hardware computes in it, fp16 on GPUs that only have that, else fp32."
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
-        return "bf16" if any(has.get(f) for f in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
-    return "fp32"
-
-
-@contextmanager
-def mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
-    "All of the model in training or in evaluation mode inside, and each module as it was outside."
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was_training in before:
-            module.training = was_training
 
 
 @contextmanager
