@@ -5,8 +5,10 @@ import math
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
+import warnings
 from dataclasses import astuple
 from itertools import product
 from pathlib import Path
@@ -203,6 +205,141 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(fail, tmp_path,
     assert resume(tmp_path / "run").index == 1
 
 
+def test_what_a_killed_save_left_is_overwritten(tmp_path):
+    run = make_run(KINDS[0])
+    left = tmp_path / ".run.partial"
+    left.mkdir()
+    (left / "run").write_bytes(b"half a file")
+    run.save(tmp_path / "run")
+    assert os.listdir(tmp_path) == ["run"] and resume(tmp_path / "run").index == 0
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(tmp_path, monkeypatch):
+    done, replace = [], Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("folder" if stat.S_ISDIR(os.fstat(file)[0]) else "file"))
+    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("name") or replace(*paths))
+    make_run(KINDS[0]).save(tmp_path / "run")
+    assert done == ["file", "name", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch):
+    def only_files(file):
+        if stat.S_ISDIR(os.fstat(file)[0]):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    make_run(KINDS[0]).save(tmp_path / "run")
+    assert resume(tmp_path / "run").index == 0
+
+
+# damage
+
+
+def rewritten(path: Path, change) -> Path:
+    "The saved run with its header and tensors passed through `change`, and a new checksum for the header."
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["run"])
+    tensors = load_file(path)
+    change(header, tensors)
+    text = json.dumps(header)
+    save_file(tensors, path, metadata={"run": text, "checksum": checkpoint._checksum_of_text(text)})
+    return path
+
+
+def with_a_short_momentum(header, tensors):
+    tensors["optimizer.0.exp_avg"] = torch.zeros(3)
+    header["checksums"]["optimizer.0.exp_avg"] = checkpoint._checksum(torch.zeros(3))
+
+
+def with_other_types(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b'"F32"') > 9
+    path.write_bytes(content.replace(b'"F32"', b'"I32"'))
+
+
+def flip_a_bit(path: Path, at: int = -1000) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_digit_of_the_header(path: Path) -> None:
+    flip_a_bit(path, path.read_bytes().index(b'"lr\\": 0.00') + len(b'"lr\\": 0.00'))
+
+
+# the newest whole one of a folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "With runs of 1, 2 and 3 steps, whose names and times say nothing of it."
+    run = make_run(KINDS[0])
+    for name in ("run9", "run1", "run5"):
+        next(run)
+        run.save(tmp_path / name)
+        os.utime(tmp_path / name, (100 - run.index, 100 - run.index))
+    return tmp_path
+
+
+def newest_without_warning(folder: Path) -> tuple[str, int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path, header = checkpoint.newest_whole(folder)
+    return path.name, header["index"]
+
+
+def test_the_newest_run_of_a_folder_is_the_one_of_most_steps(folder):
+    assert newest_without_warning(folder) == ("run5", 3)
+
+
+def test_of_as_many_steps_the_newest_is_what_was_written_last(folder):
+    for name in ("a", "z"):
+        (folder / name).write_bytes((folder / "run5").read_bytes())
+        os.utime(folder / name, (ord(name), ord(name)))
+    assert newest_without_warning(folder) == ("z", 3)
+
+
+def test_what_a_killed_save_left_is_no_run(folder):
+    (folder / ".run9.partial").mkdir()
+    (folder / ".run9.partial" / "run9").write_bytes(b"half a file")
+    (folder / ".hidden").write_bytes(b"half a file")
+    assert newest_without_warning(folder) == ("run5", 3)
+
+
+@pytest.mark.parametrize("damage", [
+    flip_a_bit,
+    flip_a_digit_of_the_header,
+    with_other_types,
+    lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    lambda path: path.write_bytes(b""),
+], ids=["a bit", "a digit", "other types", "cut", "empty"])  # fmt: skip
+def test_a_damaged_newest_run_is_passed_over_with_a_warning(damage, folder):
+    damage(folder / "run5")
+    with pytest.warns(UserWarning, match="damaged.*: run5$"):
+        path, header = checkpoint.newest_whole(folder)
+    assert (path.name, header["index"]) == ("run1", 2)
+
+
+def test_where_no_run_is_whole_the_error_names_them(folder):
+    for path in folder.iterdir():
+        flip_a_bit(path)
+    with pytest.raises(ValueError, match="no whole saved run in .*; damaged: run5, run1, run9$"):
+        checkpoint.newest_whole(folder)
+
+
+def test_an_empty_folder_has_no_run(tmp_path):
+    with pytest.raises(ValueError, match="no whole saved run in [^;]*$"):
+        checkpoint.newest_whole(tmp_path)
+
+
+def test_a_file_is_its_own_newest_or_an_error(folder):
+    assert newest_without_warning(folder / "run9") == ("run9", 1)
+    (folder / "run9").write_bytes(b"")
+    for path in (folder / "run9", folder / "run7"):
+        with pytest.raises(ValueError, match=str(path)):
+            checkpoint.newest_whole(path)
+
+
 # what cannot be resumed
 
 
@@ -217,22 +354,6 @@ def saved(tmp_path_factory):
     return path
 
 
-def rewritten(path: Path, change) -> Path:
-    "The saved run with its header and tensors passed through `change`."
-    with safe_open(path, "pt") as file:
-        header = json.loads(file.metadata()["run"])
-    tensors = load_file(path)
-    change(header, tensors)
-    save_file(tensors, path, metadata={"run": json.dumps(header)})
-    return path
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1000] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(b"not a saved run"),
@@ -245,10 +366,13 @@ def flip_a_bit(path: Path) -> None:
     lambda path: save_file({"a": torch.zeros(1)}, path, metadata={"run": "{}"}),
     lambda path: rewritten(path, lambda header, tensors: header.update(format=99)),
     lambda path: rewritten(path, lambda header, tensors: tensors.popitem()),
+    lambda path: rewritten(path, with_a_short_momentum),
+    with_other_types,
+    flip_a_digit_of_the_header,
     lambda path: (path.unlink(), path.mkdir()),
     lambda path: path.unlink(),
 ], ids=["empty", "text", "cut by a byte", "cut", "a bit", "no run", "no JSON", "a list", "nothing", "format",
-        "lacks a tensor", "folder", "missing"])  # fmt: skip
+        "lacks a tensor", "short momentum", "other types", "a digit", "folder", "missing"])  # fmt: skip
 def test_a_damaged_file_is_refused_and_changes_nothing(damage, saved, tmp_path):
     path = tmp_path / "run"
     path.write_bytes(saved.read_bytes())

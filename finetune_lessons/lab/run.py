@@ -450,7 +450,7 @@ class Run:
     @classmethod
     def resume(
         cls,
-        path: str | Path,
+        path: str | Path,  # a file that `save` wrote, or a folder of them
         model: "PreTrainedModel",  # as it was when the saved run was made
         tokenizer: "PreTrainedTokenizerBase",
         data: "DatasetDict | Mapping[str, DatasetDict]",  # the same as then
@@ -461,13 +461,14 @@ class Run:
     ) -> "Run":
         """The run that was saved at `path`, about to take its next step: on a CPU its curve is the same to the bit.
 
-        Raises ValueError when the file is damaged, or model, data or optimizer are not those of the saved run.
+        Of a folder it is the newest whole one; damaged ones are warned of and passed over. Raises ValueError when the
+        file is damaged, or model, data or optimizer are not those of the saved run.
         """
-        from finetune_lessons.lab.checkpoint import load_run, read_header
+        from finetune_lessons.lab.checkpoint import load_run, newest_whole
 
-        header = read_header(Path(path))
+        file, header = newest_whole(Path(path))
         run = cls(model, tokenizer, data, loss=loss, optimizer=optimizer, cache=cache, **header["config"])
-        load_run(run, Path(path), header)
+        load_run(run, file, header)
         return run
 
 
@@ -496,7 +497,7 @@ def _check_config(config: dict[str, Any]) -> None:
         "warmup": (_finite(config["warmup"]) and 0 <= config["warmup"] <= 1, "a share of the steps, 0 to 1"),
         "weight_decay": (_finite(config["weight_decay"]) and config["weight_decay"] >= 0, "a number of at least 0"),
         "max_grad_norm": (
-            _number(config["max_grad_norm"]) and config["max_grad_norm"] > 0,
+            config["max_grad_norm"] == math.inf or (_finite(config["max_grad_norm"]) and config["max_grad_norm"] > 0),
             "a number above 0 (math.inf: no clipping)",
         ),
         "schedule": (config["schedule"] in list(SCHEDULES), f"one of {', '.join(SCHEDULES)}"),
@@ -515,7 +516,10 @@ def _number(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return _number(value) and math.isfinite(value)
+    try:
+        return _number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -54,7 +54,7 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
 
 def is_strategy(sampling: object) -> bool:
     if isinstance(sampling, (int, float)) and not isinstance(sampling, bool):
-        return math.isfinite(sampling) and sampling > 0
+        return 0 < sampling < math.inf
     return sampling in STRATEGIES
 
 
