@@ -352,8 +352,8 @@ def load_method(
     described, tensors = _read(Path(folder))
     _check_model(model, described["model"], folder)
     name = name or described["name"]
-    if described.get("method") not in METHODS:
-        raise ValueError(f"{folder} was made by {described.get('method')!r}; known are {', '.join(METHODS)}")
+    if described["method"] not in METHODS:
+        raise ValueError(f"{folder} was made by {described['method']!r}; known are {', '.join(METHODS)}")
     add = getattr(import_module(f"{__package__}.{METHODS[described['method']]}"), described["method"])
     with undone_on_error(model, folder):
         add(model, **{**described["arguments"], "name": name})
@@ -367,7 +367,7 @@ def undone_on_error(model: nn.Module, folder: str | Path) -> Iterator[None]:
     wrapped, required = set(wrappers(model)), {p: p.requires_grad for p in model.parameters()}
     try:
         yield
-    except (ValueError, TypeError, KeyError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         for name in {wrapper.name for wrapper in wrappers(model)} - {wrapper.name for wrapper in wrapped}:
             eject(model, name)
         for parameter, value in required.items():
@@ -395,8 +395,12 @@ def _fingerprint(model: Any) -> dict[str, Any]:
 
 def _check_model(model: Any, saved: Mapping[str, Any], folder: str | Path) -> None:
     given = _fingerprint(model)
-    same_size = all(given[key] == saved[key] for key in ("class", "parameters"))
-    if not same_size or not np.allclose(given["weights"], saved["weights"], rtol=0.02, atol=1e-4):  # bf16 is the same
+    try:
+        same = all(given[key] == saved[key] for key in ("class", "parameters"))
+        same &= np.allclose(given["weights"], saved["weights"], rtol=0.02, atol=1e-4)  # bf16 is the same
+    except (KeyError, TypeError, ValueError):
+        same = False
+    if not same:
         raise ValueError(f"{folder} was made for another model: {saved}; given: {given}")
 
 
@@ -411,7 +415,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError(f"{file} leads out of its folder, to {file.resolve()}: not read")
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        described["name"], described["model"]["weights"]
+        kinds = {"name": str, "method": str, "arguments": dict, "model": dict}
+        if odd := [key for key, kind in kinds.items() if not isinstance(described[key], kind)]:
+            raise ValueError(f"its {odd[0]} is {described[odd[0]]!r}")
         return described, load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder} does not hold what save_method wrote, or it is damaged: {error}") from error

@@ -1,27 +1,24 @@
 """LoRA, prefix tuning and prompt tuning here and in the library peft: `finetune-lessons bench peft`."""
 
-import random
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from finetune_lessons.cross_entropy import classification_loss
+from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, spread, with_run
 from finetune_lessons.lab.batches import tokenize
-from finetune_lessons.lab.bench import Measurement, spread, timed
 from finetune_lessons.lab.datasets import load_data
-from finetune_lessons.lab.memory import PeakMemory
 from finetune_lessons.lab.models import load_encoder
-from finetune_lessons.lab.run import Run
 from finetune_lessons.lora import add_lora
 from finetune_lessons.prefix_tuning import add_prefix
 from finetune_lessons.prompt_tuning import add_prompt
 
-BATCH_SIZE, TOKENS = 32, 20
+TOKENS = 20
 OURS, THEIRS, FULL = "here", "peft", "full fine-tuning"
 
 
 def bench_peft(
-    rounds: int = 5,  # each measures everything once, in an order of its own; one more before them warms up
+    rounds: int = 5,
     steps: int = 16,  # batches that a measurement trains on
 ) -> None:
     """Train with each method here and in peft, and print examples a second and peak memory.
@@ -30,24 +27,9 @@ def bench_peft(
     """
     tokenizer = load_encoder("minilm")[1]
     data = tokenize(load_data("movies", n_train=steps * BATCH_SIZE), tokenizer)
-    measured: dict[tuple[str, str], list[Measurement]] = {key: [] for key in CHANGES}
-    rng = random.Random(0)
-    for round in range(rounds + 1):
-        for key in rng.sample(list(CHANGES), len(CHANGES)):
-            measurement = _measure(CHANGES[key], data)
-            if round:
-                measured[key].append(measurement)
+    measured = in_turns({key: partial(with_run, data, change=change) for key, change in CHANGES.items()}, rounds)
     print(f"minilm, {steps} batches of {BATCH_SIZE} movies; median of {rounds} rounds (lowest to highest)")
     _print_table(measured)
-
-
-def _measure(change: Callable[[Any], Any], data: Any) -> Measurement:
-    model, tokenizer = load_encoder("minilm")
-    with PeakMemory() as memory:
-        model = change(model)
-        run = Run(model, tokenizer, data, loss=classification_loss, epochs=1, batch_size=BATCH_SIZE, eval_every=0)
-        seconds = timed(lambda: [None for _ in run])
-    return Measurement(len(data["train"]) / seconds, memory.megabytes, None)
 
 
 def _peft(config: str, **settings: Any) -> Callable[[Any], Any]:

@@ -1,8 +1,13 @@
 """Texts to tensors: tokenised once, batched by length, padded to the longest of the batch."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
+LARGE = 100e6  # bytes of data in memory, from which on the tokens are put on the disk
+CHUNK = 10_000  # rows that are looked through at a time
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask")
 
 
@@ -55,10 +62,36 @@ def _tokenize_split(name: str, split: "Dataset", tokenizer: "PreTrainedTokenizer
         _check_texts(name, split)
     if not tokenised or "length" not in split.column_names:
         with no_progress_bars():
-            split = split.map(measure if tokenised else encode, batched=True)
-    if 0 in (lengths := split["length"][:]):
-        raise ValueError(f"row {lengths.index(0)} of the split {name!r} has no tokens: leave empty texts out")
+            split = split.map(measure if tokenised else encode, batched=True, cache_file_name=_file_for(split))
+    if len(empty := np.flatnonzero(_array(split, "length") == 0)):
+        raise ValueError(f"row {empty[0]} of the split {name!r} has no tokens: leave empty texts out")
     return split
+
+
+def _file_for(split: "Dataset") -> str | None:
+    "Where its tokens go. None: beside the file that it is read from, or into memory if it is there and small."
+    from datasets.fingerprint import get_temporary_cache_files_directory
+
+    if split.cache_files or split.data.nbytes < LARGE:
+        return None
+    return str(Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow")
+
+
+def _array(split: "Dataset", column: str) -> np.ndarray:
+    return split.with_format("numpy")[column][:]
+
+
+def _first_missing(split: "Dataset", column: str) -> int | None:
+    start = 0
+    for part in split.select_columns(column).with_format("arrow").iter(CHUNK):
+        if part[column].null_count:
+            return start + int(np.flatnonzero(part[column].is_null())[0])
+        start += len(part)
+    return None
+
+
+def _dtype(feature: Any) -> str:
+    return str(getattr(feature, "dtype", ""))
 
 
 def _check_texts(name: str, split: "Dataset") -> None:
@@ -67,9 +100,10 @@ def _check_texts(name: str, split: "Dataset") -> None:
             f"the split {name!r} has no column 'text'; its columns are {split.column_names}: "
             "name the right one with data.rename_column(old, 'text')"
         )
-    for row, text in enumerate(split["text"][:]):
-        if not isinstance(text, str):
-            raise ValueError(f"row {row} of the split {name!r} is not a text but {text!r}: mend it, or leave it out")
+    row = _first_missing(split, "text") if _dtype(split.features["text"]).endswith("string") else 0
+    if row is not None:
+        text = split[row]["text"]
+        raise ValueError(f"row {row} of the split {name!r} is not a text but {text!r}: mend it, or leave it out")
 
 
 class Batches:
@@ -81,11 +115,23 @@ class Batches:
         tokenizer: "PreTrainedTokenizerBase",
     ):
         self.tasks, self.tokenizer = dict(tasks), tokenizer
-        self.lengths = {task: np.asarray(split["length"]) for task, split in self.tasks.items()}
+        self.lengths = {task: _array(split, "length") for task, split in self.tasks.items()}
         self._numbers = {task: split.select_columns(_numeric_columns(split)) for task, split in self.tasks.items()}
 
     def __len__(self) -> int:
         return sum(map(len, self.lengths.values()))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        "Of all lengths and labels, and the tokens of the first thousand examples, hashed."
+        digest = hashlib.sha256()
+        for task, split in self.tasks.items():
+            digest.update(json.dumps([task, split[:1000]["input_ids"]]).encode())
+            digest.update(np.ascontiguousarray(self.lengths[task]).tobytes())
+            if "label" in split.column_names:
+                for part in split.select_columns("label").iter(CHUNK):
+                    digest.update(json.dumps(part["label"]).encode())
+        return digest.hexdigest()[:16]
 
     def epoch(
         self, batch_size: int, seed: int, epoch: int, sampling: str | float = "proportional"
@@ -120,7 +166,8 @@ class Batches:
 
     def _column(self, name: str, values: list, device: torch.device) -> Any:
         if name in self._padding:
-            return _pad(values, self._padding[name], self.tokenizer.padding_side).to(device)
+            padded = _pad(values, self._padding[name], self.tokenizer.padding_side).to(device)
+            return padded.long() if padded.dtype == torch.bool else padded
         if isinstance(values[0], list):
             return values
         return torch.tensor([math.nan if value is None else value for value in values], device=device)
@@ -157,7 +204,7 @@ def _numeric_columns(split: "Dataset") -> list[str]:
     def is_numeric(feature: Any) -> bool:
         while hasattr(feature, "feature"):
             feature = feature.feature
-        return str(getattr(feature, "dtype", "")).startswith(("int", "uint", "float", "bool"))
+        return _dtype(feature).startswith(("int", "uint", "float", "bool"))
 
     return [name for name, feature in split.features.items() if name != "length" and is_numeric(feature)]
 
@@ -240,29 +287,30 @@ def _classes(model: Any, task: str) -> int | None:
 
 
 def _check_lengths(name: str, split: "Dataset", positions: float) -> None:
-    lengths = split["length"][:]
-    if (longest := max(lengths)) > positions:
+    lengths = _array(split, "length")
+    if (longest := lengths.max()) > positions:
         raise ValueError(
-            f"row {lengths.index(longest)} of the split {name!r} has {longest} tokens, the model takes {positions}: "
+            f"row {lengths.argmax()} of the split {name!r} has {longest} tokens, the model takes {positions}: "
             f"cut when you tokenise (truncation=True, max_length={positions})"
         )
 
 
 def _check_labels(name: str, split: "Dataset", classes: int | None) -> None:
     column = next((c for c in ("label", "labels") if c in split.column_names), None)
-    labels = split[column][:] if column else [0]
-    if None in labels or isinstance(labels[0], str):
-        row = labels.index(None) if None in labels else 0
+    if column is None:
+        return
+    kind = _dtype(split.features[column])
+    if (row := 0 if "string" in kind else _first_missing(split, column)) is not None:
         raise ValueError(
-            f"row {row} of the split {name!r} has the label {labels[row]!r}, expected a number: "
+            f"row {row} of the split {name!r} has the label {split[row][column]!r}, expected a number: "
             "data.class_encode_column('label') makes numbers of words; leave out rows without a label"
         )
-    if not isinstance(labels[0], int) or not classes or classes < 2:
+    if not kind.startswith(("int", "uint")) or not classes or classes < 2:
         return
-    for row, label in enumerate(labels):
-        if not 0 <= label < classes and label != IGNORE_INDEX:
-            raise ValueError(
-                f"label {label} in row {row} of the split {name!r}, but the model has {classes} outputs "
-                f"(labels 0 to {classes - 1}; {IGNORE_INDEX}: none): load the model with the right num_labels, "
-                "or mend the labels"
-            )
+    labels = _array(split, column)
+    if len(rows := np.flatnonzero(((labels < 0) | (labels >= classes)) & (labels != IGNORE_INDEX))):
+        raise ValueError(
+            f"label {labels[rows[0]]} in row {rows[0]} of the split {name!r}, but the model has {classes} outputs "
+            f"(labels 0 to {classes - 1}; {IGNORE_INDEX}: none): load the model with the right num_labels, "
+            "or mend the labels"
+        )

@@ -13,7 +13,6 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -52,7 +51,7 @@ def save_run(run: "Run", path: Path) -> None:
         "cached": run.cache is not None,
         "random": random_states,
         "model": _fingerprints(run.learner, run.trained),
-        "data": _data_fingerprint(run),
+        "data": run.splits["train"].fingerprint,
         "checksums": {name: _checksum(tensor) for name, tensor in tensors.items()},
     }
     _write_whole(path, tensors, header)
@@ -187,7 +186,7 @@ def _check_same(run: "Run", path: Path, header: dict[str, Any], tensors: dict[st
     saved = header["model"] | {name: _shape(t) for name, t in tensors.items() if name.startswith("model.")}
     if different := sorted(name for name in given.keys() | saved.keys() if given.get(name) != saved.get(name)):
         raise ValueError(f"the model given is not the one that {path} was made with: it differs in {different[0]}")
-    if _data_fingerprint(run) != header["data"]:
+    if run.splits["train"].fingerprint != header["data"]:
         raise ValueError(f"the training data given are not those that {path} was made with")
     if (optimizer := type(run.optimizer).__name__) != header["optimizer"]["class"]:
         raise ValueError(f"{path} was made with {header['optimizer']['class']}, given is {optimizer}: pass optimizer=")
@@ -266,16 +265,6 @@ def _checksum(tensor: torch.Tensor) -> int:
 
 def _checksum_of_text(text: str) -> str:
     return str(zlib.crc32(text.encode()))
-
-
-def _data_fingerprint(run: "Run") -> str:
-    "Of the training data: all lengths and labels, and the tokens of the first thousand examples, hashed."
-    train, digest = run.splits["train"], hashlib.sha256()
-    for task, split in train.tasks.items():
-        labels = split["label"] if "label" in split.column_names else []
-        digest.update(json.dumps([task, split[:1000]["input_ids"], list(labels)]).encode())
-        digest.update(np.ascontiguousarray(train.lengths[task]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _write_whole(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:

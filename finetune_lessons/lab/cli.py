@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 BENCHMARKS = {
-    "training": ("lab.bench", "bench_training"),
+    "all": ("benchmarks.suite", "bench_all"),
+    "training": ("benchmarks.training", "bench_training"),
     "panel": ("lab.bench_panel", "bench_panel"),
     "peft": ("benchmarks.peft", "bench_peft"),
 }

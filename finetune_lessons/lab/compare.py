@@ -78,7 +78,7 @@ def save_results(
     "Write the table as JSON, with the config, the versions of what it stands on, and the machine."
     results = {
         "config": config,
-        "seeds": sorted(set(table["seed"].tolist())),
+        **({"seeds": sorted(set(table["seed"].tolist()))} if "seed" in table else {}),
         "machine": _machine(),
         "versions": _versions(),
         "runs": json.loads(table.to_json(orient="records", double_precision=6)),

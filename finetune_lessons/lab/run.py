@@ -263,7 +263,7 @@ class Run:
 
     def _backward(self, rows: Rows | JointRows) -> tuple[dict[str, float], int]:
         "Gradients of the mean loss over all terms of the step, whatever pieces it is computed in; losses and tokens."
-        accum = self.config["grad_accum"]
+        accum = min(self.config["grad_accum"], len(rows.index))
         mine = rows.split(self.world_size * accum)[self.rank * accum : (self.rank + 1) * accum]
         epoch = self.index / self.steps_per_epoch
         batches = [self.splits["train"].load(p, self.device) | {"epoch": epoch} for p in mine if len(p.index)]
@@ -491,7 +491,7 @@ def uninterrupted() -> Iterator[None]:
 def _check_config(config: dict[str, Any]) -> None:
     rules: dict[str, tuple[bool, str]] = {
         "lr": (_finite(config["lr"]) and config["lr"] > 0, "a number above 0, such as 1e-4"),
-        "epochs": (_finite(config["epochs"]) and config["epochs"] > 0, "a number above 0"),
+        "epochs": (_finite(config["epochs"]) and 0 < config["epochs"] <= 1e6, "a number above 0, at most a million"),
         "batch_size": (_whole(config["batch_size"], 1), "a whole number of at least 1"),
         "grad_accum": (_whole(config["grad_accum"], 1), "a whole number of at least 1"),
         "warmup": (_finite(config["warmup"]) and 0 <= config["warmup"] <= 1, "a share of the steps, 0 to 1"),

@@ -59,7 +59,7 @@ def is_strategy(sampling: object) -> bool:
 
 
 def steps_per_epoch(lengths: Lengths, batch_size: int, sampling: str | float) -> int:
-    batches = [math.ceil(len(task) / batch_size) for task in lengths.values()]
+    batches = [-(-len(task) // batch_size) for task in lengths.values()]
     return max(batches) if sampling == "together" else sum(batches)
 
 

@@ -1,0 +1,96 @@
+"""What all benchmarks share: one training measured, and several of them in turns."""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from finetune_lessons.cross_entropy import classification_loss
+from finetune_lessons.lab.memory import PeakMemory
+from finetune_lessons.lab.models import load_encoder
+from finetune_lessons.lab.modes import native_precision
+from finetune_lessons.lab.run import Run
+
+BATCH_SIZE, LR = 32, 1e-4
+K = TypeVar("K")
+Change = Callable[[Any], Any]  # of a model, in place; returns it
+
+
+class Measurement(NamedTuple):
+    speed: float  # examples a second of the work itself, without loading and tokenising
+    memory: float  # MB, of the work and what it sets up, above what the loaded model took
+    model: Any
+
+
+def with_run(data: Any, epochs: int = 1, change: Change = lambda model: model, **settings: Any) -> Measurement:
+    "Train with a `Run` and its defaults."
+    model, tokenizer = load_encoder("minilm")
+    with PeakMemory() as memory:
+        model = change(model)
+        run = Run(
+            model, tokenizer, data, loss=classification_loss, lr=LR, epochs=epochs, batch_size=BATCH_SIZE,
+            eval_every=0, **settings,
+        )  # fmt: skip
+        seconds = timed(lambda: [None for _ in run])
+    return Measurement(epochs * len(data["train"]) / seconds, memory.megabytes, model)
+
+
+def with_trainer(data: Any, epochs: int = 1, change: Change = lambda model: model, **settings: Any) -> Measurement:
+    "Train with transformers' Trainer and its defaults, but for the batch size, the learning rate and its files."
+    model, tokenizer = load_encoder("minilm")
+    with PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(change(model), tokenizer, data, folder, num_train_epochs=epochs, **settings)
+        seconds = timed(trainer.train)
+    return Measurement(epochs * len(data["train"]) / seconds, memory.megabytes, model)
+
+
+def make_trainer(model: Any, tokenizer: Any, data: Any, folder: str, **settings: Any) -> Any:
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    arguments = TrainingArguments(
+        folder, per_device_train_batch_size=BATCH_SIZE, per_device_eval_batch_size=BATCH_SIZE, learning_rate=LR,
+        save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), **settings,
+    )  # fmt: skip
+    collator = DataCollatorWithPadding(tokenizer)
+    trainer = Trainer(model, arguments, collator, train_dataset=data["train"], eval_dataset=data.get("validation"))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def tuned() -> dict[str, Any]:
+    "The options that make a Trainer fast here: batches by length, a fused optimizer, bf16 where the hardware has it."
+    has_bf16 = native_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu")) == "bf16"
+    return {"bf16": has_bf16, "train_sampling_strategy": "group_by_length", "optim": "adamw_torch_fused"}
+
+
+def in_turns(
+    contenders: Mapping[K, Callable[[], Measurement]],
+    rounds: int,  # each measures all, in an order of its own; one more before them warms up
+) -> dict[K, list[Measurement]]:
+    found: dict[K, list[Measurement]] = {name: [] for name in contenders}
+    rng = random.Random(0)
+    for round in range(rounds + 1):
+        for name in rng.sample(list(contenders), len(contenders)):
+            measured = contenders[name]()
+            if round:
+                found[name].append(measured._replace(model=None))
+    return found
+
+
+def timed(work: Callable[[], object]) -> float:
+    "Seconds."
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def spread(values: list[float], digits: str) -> str:
+    low, middle, high = (format(f(values), digits) for f in (min, statistics.median, max))
+    return f"{middle} ({low}-{high})"

@@ -1,0 +1,230 @@
+"""All that is measured beside other libraries, and how it grows: `finetune-lessons bench all`."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune_lessons.adapters import BottleneckAdapter, add_adapters
+from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, make_trainer
+from finetune_lessons.benchmarks.measure import timed, tuned, with_run, with_trainer
+from finetune_lessons.benchmarks.peft import CHANGES, OURS, THEIRS
+from finetune_lessons.cross_entropy import classification_loss
+from finetune_lessons.lab.activations import ActivationCache
+from finetune_lessons.lab.batches import tokenize
+from finetune_lessons.lab.compare import compare, save_results
+from finetune_lessons.lab.datasets import load_data
+from finetune_lessons.lab.memory import PeakMemory
+from finetune_lessons.lab.models import load_causal_lm, load_encoder
+from finetune_lessons.lab.profile import matrix_rate
+from finetune_lessons.lab.run import Run
+from finetune_lessons.lora import add_lora
+from finetune_lessons.model_surgery import freeze, inject, unfreeze
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = "nbs/results/benchmarks.json"
+STEPS, EPOCHS_OF_PROBE = 12, 10  # batches of 32 in one measurement
+Contenders = Mapping[str, Callable[[], Measurement]]
+
+COLD = {
+    "Run": (
+        "from finetune_lessons.lab import Run, load_data, load_encoder\n"
+        "from finetune_lessons.cross_entropy import classification_loss\n"
+        "next(Run(*load_encoder('minilm'), load_data('movies', n_train=640), loss=classification_loss, batch_size=32))"
+    ),
+    "Trainer": (
+        "from transformers import TrainerCallback\n"
+        "from finetune_lessons.lab import load_data, load_encoder, tokenize\n"
+        "from finetune_lessons.benchmarks.measure import make_trainer\n"
+        "class Stop(TrainerCallback):\n"
+        "    def on_step_end(self, args, state, control, **_): control.should_training_stop = True\n"
+        "model, tokenizer = load_encoder('minilm')\n"
+        "trainer = make_trainer(model, tokenizer, tokenize(load_data('movies', n_train=640), tokenizer), '{folder}')\n"
+        "trainer.add_callback(Stop())\n"
+        "trainer.train()"
+    ),
+}
+
+
+def bench_all(
+    rounds: int = 5,
+    path: str | Path = RESULTS,
+) -> None:
+    "Measure everything, in turns, and write the table that nbs/benchmarks.ipynb shows."
+    import pandas as pd
+
+    rows = [row for part in (_beside, _growth) for row in part(rounds)]
+    save_results(path, pd.DataFrame(rows), model="minilm", batch_size=BATCH_SIZE, matrix_gflops=matrix_rate() / 1e9)
+    print(f"written: {path}")
+
+
+def _beside(rounds: int) -> "Iterator[dict[str, Any]]":
+    tokenizer = load_encoder("minilm")[1]
+    data = tokenize(load_data("movies", n_train=STEPS * BATCH_SIZE), tokenizer)
+    for work, contenders in {**_trainings(data), **_others(data)}.items():
+        print(work, flush=True)
+        for contender, found in in_turns(contenders, rounds).items():
+            for round, m in enumerate(found):
+                yield {"work": work, "by": contender, "round": round, "speed": m.speed, "memory_mb": m.memory}
+
+
+def _trainings(data: Any) -> dict[str, Contenders]:
+    run, trainer = partial(with_run, data), partial(with_trainer, data)
+    against_peft: dict[str, Contenders] = {
+        method: {
+            "Run": partial(run, change=CHANGES[method, OURS]),
+            "peft, Run": partial(run, change=CHANGES[method, THEIRS]),
+            "peft, tuned Trainer": partial(trainer, change=CHANGES[method, THEIRS], **tuned()),
+        }
+        for method in dict.fromkeys(method for method, library in CHANGES if library == THEIRS)
+    }
+    return {
+        "full fine-tuning": {"Run": run, "Trainer": trainer, "tuned Trainer": partial(trainer, **tuned())},
+        "adapters": {"Run": partial(run, change=add_adapters),
+                     "tuned Trainer": partial(trainer, change=add_adapters, **tuned())},
+        **against_peft,
+        f"probe, {EPOCHS_OF_PROBE} epochs": _with_and_without_cache(data, _probe, EPOCHS_OF_PROBE),
+        "adapters in the top 2 layers, 3 epochs": _with_and_without_cache(data, _top_adapters, 3),
+    }  # fmt: skip
+
+
+def _with_and_without_cache(data: Any, change: Callable[[Any], Any], epochs: int) -> Contenders:
+    kept, part = ActivationCache(), data | {"train": data["train"].select(range(STEPS * BATCH_SIZE // 2))}
+    without = partial(with_run, part, epochs, change)
+    return {
+        "Run, cache": lambda: without(cache=ActivationCache()),
+        "Run, cache of an earlier run": lambda: without(cache=kept),
+        "Run": without,
+        "tuned Trainer": partial(with_trainer, part, epochs, change, **tuned()),
+    }
+
+
+def _probe(model: Any) -> Any:
+    return unfreeze(freeze(model), "classifier")
+
+
+def _top_adapters(model: Any) -> Any:
+    return inject(model, BottleneckAdapter, ["layer.4.output.dense", "layer.5.output.dense"])
+
+
+def _others(data: Any) -> dict[str, Contenders]:
+    return {
+        "evaluation": {"Run": partial(_evaluate, data), "Trainer": partial(_evaluate_with_trainer, data)},
+        "generation, LoRA on smollm2": {"LoRA here": partial(_generate, OURS), "peft": partial(_generate, THEIRS)},
+        "first step from a cold start": {name: partial(_cold_start, name) for name in COLD},
+    }
+
+
+def _evaluate(data: Any) -> Measurement:
+    model, tokenizer = load_encoder("minilm")
+    run = Run(model, tokenizer, data, loss=classification_loss, batch_size=BATCH_SIZE)
+    with PeakMemory() as memory:
+        seconds = timed(lambda: run.evaluate("validation"))
+    return Measurement(len(data["validation"]) / seconds, memory.megabytes, None)
+
+
+def _evaluate_with_trainer(data: Any) -> Measurement:
+    model, tokenizer = load_encoder("minilm")
+    with TemporaryDirectory() as folder:
+        trainer = make_trainer(model, tokenizer, data, folder)
+        with PeakMemory() as memory:
+            seconds = timed(trainer.evaluate)
+    return Measurement(len(data["validation"]) / seconds, memory.megabytes, None)
+
+
+def _generate(library: str, new_tokens: int = 16) -> Measurement:
+    "Tokens a second, with the cache of keys and values."
+    loaded, tokenizer = load_causal_lm("smollm2")
+    model: Any = loaded
+    batch = tokenizer(["The best film of the year is", "A recipe for bread:"] * 2, return_tensors="pt", padding=True)
+    if library == OURS:
+        model = add_lora(model, r=8, lora_alpha=16)
+    else:
+        import peft
+
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16))
+    settings = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens, "do_sample": False}
+    with PeakMemory() as memory, torch.no_grad():
+        seconds = timed(lambda: model.eval().generate(**batch, **settings))
+    return Measurement(len(batch["input_ids"]) * new_tokens / seconds, memory.megabytes, None)
+
+
+def _cold_start(name: str) -> Measurement:
+    "Starts a second: the process, all imports, model, data, tokenisation and the first step."
+    with TemporaryDirectory() as folder:
+        code = COLD[name].replace("{folder}", folder)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return Measurement(1 / (time.perf_counter() - started), float("nan"), None)
+
+
+def _growth(rounds: int) -> "Iterator[dict[str, Any]]":
+    for quantity, (values, measure) in GROWTH.items():
+        print(quantity, flush=True)
+        for value in values:
+            for round in range(max(1, rounds // 2)):
+                speed, memory, _ = measure(value)
+                yield {"work": quantity, "by": "Run", "at": value, "round": round, "speed": speed, "memory_mb": memory}
+
+
+def _of_size(texts: int) -> Measurement:
+    "Texts a second until the first step, all of them tokenised; and the memory that it took."
+    from datasets import DatasetDict, concatenate_datasets
+
+    model, tokenizer = load_encoder("minilm")
+    movies = load_data("movies")
+    train = concatenate_datasets([movies["train"]] * (texts // len(movies["train"]) + 1)).select(range(texts))
+    with PeakMemory() as memory:
+        seconds = timed(lambda: next(Run(model, tokenizer, DatasetDict(train=train), loss=classification_loss)))
+    return Measurement(texts / seconds, memory.megabytes, None)
+
+
+def _of_length(tokens: int) -> Measurement:
+    from datasets import Dataset, DatasetDict
+
+    ids = [[101, *([2000] * (tokens - 2)), 102]] * (4 * BATCH_SIZE)
+    rows = {"input_ids": ids, "attention_mask": [[1] * tokens] * len(ids), "label": [0, 1] * (len(ids) // 2)}
+    return with_run(DatasetDict(train=Dataset.from_dict(rows)))
+
+
+def _of_rank(r: int) -> Measurement:
+    tokenizer = load_encoder("minilm")[1]
+    data = tokenize(load_data("movies", n_train=4 * BATCH_SIZE), tokenizer)
+    return with_run(data, change=lambda model: add_lora(model, r=r, lora_alpha=2 * r))
+
+
+def _of_runs(runs: int) -> Measurement:
+    "Runs a second that `compare` trains and evaluates."
+    model, tokenizer = load_encoder("minilm")
+    data = tokenize(load_data("movies", n_train=BATCH_SIZE, n_eval=BATCH_SIZE), tokenizer)
+
+    def make_run(seed: int) -> Run:
+        model, tokenizer = load_encoder("minilm", seed=seed)
+        return Run(model, tokenizer, data, loss=classification_loss, epochs=1, batch_size=BATCH_SIZE, eval_every=0)
+
+    with PeakMemory() as memory:
+        seconds = timed(lambda: compare({"full": make_run}, seeds=range(runs)))
+    return Measurement(runs / seconds, memory.megabytes, None)
+
+
+GROWTH: dict[str, tuple[tuple[int, ...], Callable[[int], Measurement]]] = {
+    "texts": ((1000, 4000, 16000, 64000), _of_size),
+    "tokens a text": ((16, 32, 64, 128, 256), _of_length),
+    "rank of LoRA": ((1, 4, 16, 64), _of_rank),
+    "runs compared": ((1, 2, 4, 8), _of_runs),
+}
+
+
+def relative(table: "pd.DataFrame", work: str, column: str = "speed") -> "pd.DataFrame":
+    "Each contender's numbers, one row a round, divided by those of `Run` in the same round."
+    rounds = table[table["work"] == work].pivot(index="round", columns="by", values=column)
+    first = next(name for name in ("Run", "LoRA here") if name in rounds)
+    return rounds.div(rounds[first], axis=0)
