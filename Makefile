@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-B ?= training
+B ?= all
 
 LAB_FLAGS := --ServerApp.ip=127.0.0.1
 ifeq ($(shell uname -s)$(DISPLAY)$(WAYLAND_DISPLAY),Linux)
@@ -47,8 +47,9 @@ lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## Measure: make bench B=training
+bench: $(READY)  ## Measure all for nbs/benchmarks.ipynb, or print one: make bench B=training
 	$(BIN)/finetune-lessons bench $(B)
+	@test $(B) != all || $(BIN)/finetune-lessons run nbs/benchmarks.ipynb --save
 
 export: $(READY)  ## Write the modules and the README from the notebooks
 	$(BIN)/nbdev-export

@@ -79,6 +79,11 @@ def next_token_labels(
     labels = batch.get("labels")
     if labels is None:
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE_INDEX)
+    if labels.ndim != 2:
+        raise ValueError(
+            f"the labels, of shape {tuple(labels.shape)}, are one a text; a language model's are one a token: "
+            "data.remove_columns('label') leaves all tokens to be named"
+        )
     return labels[:, 1:]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .model_surgery import TrainedCopy, Wrapper, fill, inject, method_parameters, modules_by_path
-from .model_surgery import pretrained, remember, undone_on_error, wrappers
+from .model_surgery import pretrained, refuse_link, remember, replacing, undone_on_error, wrappers
 
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c010
 def weight_of(layer: nn.Module) -> Tensor:
@@ -141,15 +141,17 @@ def to_peft(
 
     found, layers = wrappers(model, name), _layers(model, name)
     arguments = next(iter(found)).recipe["arguments"]
-    LoraConfig(
+    config = LoraConfig(
         task_type=_task_type(model),
         target_modules=list(layers),
         modules_to_save=[path for wrapper, path in found.items() if isinstance(wrapper, TrainedCopy)] or None,
         fan_in_fan_out=any(isinstance(pretrained(layer), Conv1D) for layer in layers.values()),
         **{key: arguments[key] for key in ("r", "lora_alpha", "lora_dropout", "use_rslora")},
-    ).save_pretrained(str(folder))
+    )
     tensors = {_peft_name(path): p.detach().contiguous() for path, p in method_parameters(model, name).items()}
-    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+    with replacing(folder) as new:
+        config.save_pretrained(str(new))
+        save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
 
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c051
 def _task_type(model: Any) -> str | None:
@@ -173,18 +175,25 @@ NO_MATTER = {
 
 def _read_peft(folder: str | Path) -> tuple[Any, dict[str, Tensor]]:
     from peft import LoraConfig, PeftConfig
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        raise ValueError(f"{folder} holds no adapter_model.safetensors; weights in other formats are not read")
-    config = PeftConfig.from_pretrained(str(folder))
+    weights = Path(folder) / "adapter_model.safetensors"
+    for file in (weights, Path(folder) / "adapter_config.json"):
+        if not file.is_file():
+            raise ValueError(f"{folder} holds no {file.name}; weights in other formats than safetensors are not read")
+        refuse_link(file)
+    try:
+        config, tensors = PeftConfig.from_pretrained(str(folder)), load_file(weights)
+    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        raise ValueError(f"{folder} does not hold what peft wrote, or it is damaged: {error}") from error
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{folder} holds {config.peft_type}, not LoRA")
     default = LoraConfig().to_dict()
     other = {key: value for key, value in config.to_dict().items() if key not in SETTINGS | NO_MATTER}
     if changed := [f"{key}={value!r}" for key, value in other.items() if value != default.get(key)]:
         raise ValueError(f"{folder} uses what this LoRA does not have: {', '.join(changed)}")
-    return config, load_file(Path(folder) / "adapter_model.safetensors")
+    return config, tensors
 
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c054
 def from_peft(

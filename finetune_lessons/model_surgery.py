@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DESCRIPTION', 'WEIGHTS', 'METHODS', 'layer_groups', 'trainable_parameters', 'Wrapper', 'pretrained',
            'modules_by_path', 'find_modules', 'freeze', 'unfreeze', 'TrainedCopy', 'new_head', 'wrappers', 'replace',
-           'inject', 'pretrained_parameters', 'activate', 'disable', 'eject', 'remember', 'save_method',
-           'method_parameters', 'load_method', 'undone_on_error', 'fill', 'saved_megabytes']
+           'inject', 'pretrained_parameters', 'activate', 'disable', 'eject', 'remember', 'save_method', 'replacing',
+           'method_parameters', 'load_method', 'undone_on_error', 'fill', 'refuse_link', 'saved_megabytes']
 
 # %% ../nbs/1_foundations/14_model_surgery.ipynb #c006
 import inspect
@@ -318,12 +318,19 @@ def save_method(
     name = name or _only_name(model)
     tensors = {key: p.detach().contiguous() for key, p in method_parameters(model, name).items()}
     described = {"name": name, "model": _fingerprint(model), **next(iter(wrappers(model, name))).recipe}
+    with replacing(folder) as new:
+        save_file(tensors, new / WEIGHTS)
+        (new / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(folder: str | Path) -> Iterator[Path]:
+    "A folder to write in. Its files go to `folder` when all are written; a full disk or Ctrl-C leaves what was there."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as whole:  # a full disk or Ctrl-C leaves what was saved before
-        save_file(tensors, Path(whole) / WEIGHTS)
-        (Path(whole) / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        for file in (WEIGHTS, DESCRIPTION):
-            (Path(whole) / file).replace(Path(folder) / file)
+    with TemporaryDirectory(dir=folder) as new:
+        yield Path(new)
+        for file in Path(new).iterdir():
+            file.replace(Path(folder) / file.name)
 
 
 def _only_name(model: nn.Module) -> str:
@@ -404,6 +411,12 @@ def _check_model(model: Any, saved: Mapping[str, Any], folder: str | Path) -> No
         raise ValueError(f"{folder} was made for another model: {saved}; given: {given}")
 
 
+def refuse_link(file: Path) -> None:
+    "Raises ValueError for what is not in its folder but anywhere on this machine."
+    if file.resolve().parent != file.parent.resolve():
+        raise ValueError(f"{file} leads out of its folder, to {file.resolve()}: not read")
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -411,8 +424,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for file in (folder / DESCRIPTION, folder / WEIGHTS):
         if not file.is_file():
             raise ValueError(f"{folder} holds no saved method: there is no {file.name}")
-        if file.resolve().parent != folder.resolve():
-            raise ValueError(f"{file} leads out of its folder, to {file.resolve()}: not read")
+        refuse_link(file)
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         kinds = {"name": str, "method": str, "arguments": dict, "model": dict}

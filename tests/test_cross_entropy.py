@@ -121,3 +121,9 @@ def test_terms_are_the_labels_that_are_predicted():
     labels[:, :3] = -100
     assert language_model_loss.terms({**batch, "labels": labels}) == 3 + 3
     assert next_token_labels(batch).shape == (2, 5)
+
+
+def test_labels_of_texts_are_no_labels_of_tokens():
+    batch = next(train_batches(tiny.tiny_data(8)["train"], tiny.tiny_tokenizer(), batch_size=8))
+    with pytest.raises(ValueError, match=r"of shape \(8,\), are one a text.*remove_columns\('label'\)"):
+        language_model_loss(tiny.tiny_model("gpt2", "causal_lm"), batch)

@@ -1,7 +1,9 @@
-"""Two processes are one process with the doubled batch: launched for real, by accelerate."""
+"""Several processes are one process with a larger batch: launched for real, by accelerate."""
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -54,7 +56,7 @@ def heads_loss(model, batch):
 
 
 def make_run(case: str, processes: int, rank: int = 0) -> Run:
-    "The same run for one process and for two, whose batches are half as large."
+    "The same run for one process and for several, whose batches are so much smaller."
     size = {"batch_size": 8 // processes}
     model = tiny_model("bert", dropout=False, seed=rank)  # the others start from the weights of the first
     if case == "full batches":
@@ -92,11 +94,9 @@ def outcome(run: Run) -> dict:
     return found
 
 
-def work(folder: Path) -> None:
-    "What each of the two processes does."
-    torch.set_num_threads(1)
-    state = PartialState(cpu=True)
-    assert (state.num_processes, state.device.type) == (2, "cpu")
+def compare(folder: Path) -> None:
+    "What each of the processes does."
+    state = PartialState()
     found = {}
     for number, case in enumerate(CASES):
         run = make_run(case, state.num_processes, state.process_index)
@@ -106,6 +106,23 @@ def work(folder: Path) -> None:
     if state.is_main_process:
         (folder / "found.json").write_text(json.dumps(found))
     save_and_resume(folder)
+
+
+def killed_once(folder: Path) -> None:
+    "Train and save each step; the second process is killed in the third step, unless something was saved before."
+    state = PartialState()
+    saved = folder / "saved"
+    resumed = saved.exists()
+    if resumed:
+        run = Run.resume(saved, tiny_model("bert", dropout=False), tiny_tokenizer(), tiny_data(32), loss=classification)
+    else:
+        run = make_run("full batches", state.num_processes, state.process_index)
+    for step in run:
+        if step.index == 2 and not resumed and state.process_index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        run.save(saved / f"{run.index}.run")
+    if state.is_main_process:
+        (folder / "losses.json").write_text(json.dumps([step.loss for step in run.steps]))
 
 
 def save_and_resume(folder: Path) -> None:
@@ -119,28 +136,34 @@ def save_and_resume(folder: Path) -> None:
     (folder / f"resumed{again.rank}").write_text(str([step.loss for step in again] == expected))
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
+def launch(task: str, folder: Path, processes: int) -> subprocess.CompletedProcess:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # `--multi_gpu` is how accelerate starts several processes; `--cpu` would quietly start one.
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes=2"]
-    settings = ["--num_machines=1", f"--main_process_port={port}", "--num_cpu_threads_per_process=1",
-                "--mixed_precision=no", "--dynamo_backend=no"]  # fmt: skip
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
+    settings = [f"--num_processes={processes}", "--num_machines=1", f"--main_process_port={port}",
+                "--num_cpu_threads_per_process=1", "--mixed_precision=no", "--dynamo_backend=no"]  # fmt: skip
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(__file__).parents[1]), "GLOO_SOCKET_IFNAME": "lo"
     }  # fmt: skip
-    command = [*launch, *settings, __file__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    command = [*launcher, *settings, __file__, task, str(folder), str(processes)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def processes(request, tmp_path_factory):
+    "How many, and the folder of what they found."
+    folder = tmp_path_factory.mktemp("several")
+    done = launch("compare", folder, request.param)
     assert done.returncode == 0, done.stderr[-4000:]
-    return folder
+    return request.param, folder
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one_with_the_doubled_batch(case, two_processes):
-    found = json.loads((two_processes / "found.json").read_text())[case]
+def test_several_processes_are_one_with_a_larger_batch(case, processes):
+    _, folder = processes
+    found = json.loads((folder / "found.json").read_text())[case]
     run = make_run(case, processes=1)
     expected = outcome(run)
     assert len(found["steps"]) == len(expected["steps"]) == len(run)
@@ -151,20 +174,37 @@ def test_two_processes_are_one_with_the_doubled_batch(case, two_processes):
     for split, metrics in expected["evaluation"].items():
         assert found["evaluation"][split] == pytest.approx(metrics, rel=1e-5, abs=1e-5)
     assert found.get("predictions") == expected.get("predictions")
-    ends = load_file(two_processes / f"{CASES.index(case)}.safetensors")
+    ends = load_file(folder / f"{CASES.index(case)}.safetensors")
     for name, tensor in ends.items():
         if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, which AdamW blows up
             torch.testing.assert_close(tensor, run.model.state_dict()[name], atol=1e-5, rtol=0)
 
 
-def test_two_processes_resume_with_their_own_random_states(two_processes):
-    assert [(two_processes / f"resumed{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+def test_they_resume_with_their_own_random_states(processes):
+    count, folder = processes
+    assert [(folder / f"resumed{rank}").read_text() for rank in range(count)] == ["True"] * count
 
 
-def test_a_run_of_two_processes_is_not_resumed_by_one(two_processes):
-    with pytest.raises(ValueError, match="was saved by 2 processes: resume it with as many"):
-        Run.resume(two_processes / "run", tiny_model("bert"), tiny_tokenizer(), tiny_data(32), loss=classification)
+def test_a_run_of_several_processes_is_not_resumed_by_one(processes):
+    count, folder = processes
+    with pytest.raises(ValueError, match=f"was saved by {count} processes: resume it with as many"):
+        Run.resume(folder / "run", tiny_model("bert"), tiny_tokenizer(), tiny_data(32), loss=classification)
+
+
+def test_a_killed_process_ends_the_job_with_its_number_and_the_job_resumes(processes, tmp_path):
+    count, folder = processes
+    ended = launch("killed_once", tmp_path, count)
+    assert ended.returncode != 0
+    assert re.search(r"rank\s*: 1 .*\n\s*exitcode\s*: -9 .*\n.*\n\s*traceback\s*: Signal 9 \(SIGKILL\)", ended.stderr)
+    assert [file.name for file in (tmp_path / "saved").iterdir() if file.suffix == ".run"]
+    again = launch("killed_once", tmp_path, count)
+    assert again.returncode == 0, again.stderr[-4000:]
+    whole = json.loads((folder / "found.json").read_text())["full batches"]["steps"]
+    assert json.loads((tmp_path / "losses.json").read_text()) == [step[0] for step in whole]
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    state = PartialState(cpu=True)
+    assert (state.num_processes, state.device.type) == (int(sys.argv[3]), "cpu")
+    {"compare": compare, "killed_once": killed_once}[sys.argv[1]](Path(sys.argv[2]))

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_lessons.lab.notebooks import execute, lessons
 
-INDEX = Path(__file__).parents[1] / "nbs" / "index.ipynb"
+NBS = Path(__file__).parents[1] / "nbs"
 
 
 def outputs(notebook):
@@ -20,8 +20,8 @@ def test_lessons_have_unique_numbers_and_names():
     assert len(set(numbers)) == len(set(names)) == len(lessons())
 
 
-@pytest.mark.parametrize("path", lessons(), ids=lambda path: path.stem)
-def test_lesson_runs(path):
+@pytest.mark.parametrize("path", [*lessons(), NBS / "benchmarks.ipynb"], ids=lambda path: path.stem)
+def test_notebook_runs(path):
     notebook = execute(path, "smoke")
     assert outputs(notebook)
     noise = [output.text for output in outputs(notebook) if output.get("name") == "stderr" and "Warning" in output.text]
@@ -29,7 +29,7 @@ def test_lesson_runs(path):
 
 
 def test_examples_of_the_readme_run(tmp_path):
-    notebook = nbformat.read(INDEX, as_version=4)
+    notebook = nbformat.read(NBS / "index.ipynb", as_version=4)
     first, second = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert "n_train=2000" in first.source and "epochs=2" in first.source and "epochs=2" in second.source
     for example in (first, second):

@@ -128,6 +128,15 @@ def test_finish_trains_what_is_left_and_shows_it(capsys):
     assert "16/16" in printed and "accuracy" in printed
 
 
+def test_finish_saves_on_the_way_and_at_the_end(tmp_path, monkeypatch):
+    run, saved = tiny_run(), []
+    monkeypatch.setattr(run, "save", lambda path: saved.append((path, run.index)))
+    run.finish(save=tmp_path / "run", save_every=5)
+    assert saved == [(tmp_path / "run", index) for index in (5, 10, 15, 16)]
+    with pytest.raises(ValueError, match="save_every is a number of steps, at least 1; given: 0"):
+        tiny_run().finish(save=tmp_path / "run", save_every=0)
+
+
 # as others do it
 
 

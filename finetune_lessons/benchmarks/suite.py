@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_lessons.adapters import BottleneckAdapter, add_adapters
-from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, make_trainer
+from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, make_trainer, spread
 from finetune_lessons.benchmarks.measure import timed, tuned, with_run, with_trainer
 from finetune_lessons.benchmarks.peft import CHANGES, OURS, THEIRS
 from finetune_lessons.cross_entropy import classification_loss
@@ -22,6 +22,7 @@ from finetune_lessons.lab.compare import compare, save_results
 from finetune_lessons.lab.datasets import load_data
 from finetune_lessons.lab.memory import PeakMemory
 from finetune_lessons.lab.models import load_causal_lm, load_encoder
+from finetune_lessons.lab.modes import native_precision
 from finetune_lessons.lab.profile import matrix_rate
 from finetune_lessons.lab.run import Run
 from finetune_lessons.lora import add_lora
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = "nbs/results/benchmarks.json"
-STEPS, EPOCHS_OF_PROBE = 12, 10  # batches of 32 in one measurement
+AT_FULL_RATE = "its arithmetic, as fast as a matrix product"
+COLD_START = "first step from a cold start"
+STEPS, EPOCHS_OF_PROBE = 8, 10  # batches of 32 in one measurement
 Contenders = Mapping[str, Callable[[], Measurement]]
 
 COLD = {
@@ -61,14 +64,15 @@ def bench_all(
     "Measure everything, in turns, and write the table that nbs/benchmarks.ipynb shows."
     import pandas as pd
 
-    rows = [row for part in (_beside, _growth) for row in part(rounds)]
-    save_results(path, pd.DataFrame(rows), model="minilm", batch_size=BATCH_SIZE, matrix_gflops=matrix_rate() / 1e9)
+    tokenizer = load_encoder("minilm")[1]
+    data = tokenize(load_data("movies", n_train=STEPS * BATCH_SIZE), tokenizer)
+    precision = native_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    config = {"model": "minilm", "data": "movies", "examples": STEPS * BATCH_SIZE, "batch_size": BATCH_SIZE}
+    save_results(path, pd.DataFrame([*_beside(data, rounds), *_growth(rounds)]), **config, precision=precision)
     print(f"written: {path}")
 
 
-def _beside(rounds: int) -> "Iterator[dict[str, Any]]":
-    tokenizer = load_encoder("minilm")[1]
-    data = tokenize(load_data("movies", n_train=STEPS * BATCH_SIZE), tokenizer)
+def _beside(data: Any, rounds: int) -> "Iterator[dict[str, Any]]":
     for work, contenders in {**_trainings(data), **_others(data)}.items():
         print(work, flush=True)
         for contender, found in in_turns(contenders, rounds).items():
@@ -87,7 +91,8 @@ def _trainings(data: Any) -> dict[str, Contenders]:
         for method in dict.fromkeys(method for method, library in CHANGES if library == THEIRS)
     }
     return {
-        "full fine-tuning": {"Run": run, "Trainer": trainer, "tuned Trainer": partial(trainer, **tuned())},
+        "full fine-tuning": {"Run": run, "Trainer": trainer, "tuned Trainer": partial(trainer, **tuned()),
+                             AT_FULL_RATE: partial(_at_full_rate, flop_per_example(data))},
         "adapters": {"Run": partial(run, change=add_adapters),
                      "tuned Trainer": partial(trainer, change=add_adapters, **tuned())},
         **against_peft,
@@ -107,6 +112,19 @@ def _with_and_without_cache(data: Any, change: Callable[[Any], Any], epochs: int
     }
 
 
+def flop_per_example(data: Any) -> float:
+    "Of full fine-tuning: forward and backward, padding included."
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        with_run(data)
+    return counter.get_total_flops() / len(data["train"])
+
+
+def _at_full_rate(flop: float) -> Measurement:
+    return Measurement(matrix_rate() / flop, float("nan"), None)
+
+
 def _probe(model: Any) -> Any:
     return unfreeze(freeze(model), "classifier")
 
@@ -119,7 +137,7 @@ def _others(data: Any) -> dict[str, Contenders]:
     return {
         "evaluation": {"Run": partial(_evaluate, data), "Trainer": partial(_evaluate_with_trainer, data)},
         "generation, LoRA on smollm2": {"LoRA here": partial(_generate, OURS), "peft": partial(_generate, THEIRS)},
-        "first step from a cold start": {name: partial(_cold_start, name) for name in COLD},
+        COLD_START: {name: partial(_cold_start, name) for name in COLD},
     }
 
 
@@ -144,6 +162,7 @@ def _generate(library: str, new_tokens: int = 16) -> Measurement:
     "Tokens a second, with the cache of keys and values."
     loaded, tokenizer = load_causal_lm("smollm2")
     model: Any = loaded
+    tokenizer.padding_side = "left"
     batch = tokenizer(["The best film of the year is", "A recipe for bread:"] * 2, return_tensors="pt", padding=True)
     if library == OURS:
         model = add_lora(model, r=8, lora_alpha=16)
@@ -190,9 +209,10 @@ def _of_size(texts: int) -> Measurement:
 def _of_length(tokens: int) -> Measurement:
     from datasets import Dataset, DatasetDict
 
-    ids = [[101, *([2000] * (tokens - 2)), 102]] * (4 * BATCH_SIZE)
-    rows = {"input_ids": ids, "attention_mask": [[1] * tokens] * len(ids), "label": [0, 1] * (len(ids) // 2)}
-    return with_run(DatasetDict(train=Dataset.from_dict(rows)))
+    tokenizer = load_encoder("minilm")[1]
+    row = tokenizer("film " * tokens, truncation=True, max_length=tokens)
+    rows = {key: [row[key]] * (4 * BATCH_SIZE) for key in ("input_ids", "attention_mask")}
+    return with_run(DatasetDict(train=Dataset.from_dict({**rows, "label": [0, 1] * (2 * BATCH_SIZE)})))
 
 
 def _of_rank(r: int) -> Measurement:
@@ -223,8 +243,28 @@ GROWTH: dict[str, tuple[tuple[int, ...], Callable[[int], Measurement]]] = {
 }
 
 
-def relative(table: "pd.DataFrame", work: str, column: str = "speed") -> "pd.DataFrame":
-    "Each contender's numbers, one row a round, divided by those of `Run` in the same round."
-    rounds = table[table["work"] == work].pivot(index="round", columns="by", values=column)
-    first = next(name for name in ("Run", "LoRA here") if name in rounds)
-    return rounds.div(rounds[first], axis=0)
+def relative(
+    table: "pd.DataFrame",  # of `load_results(RESULTS)`
+    work: str,
+    column: str = "speed",  # or "memory_mb"
+) -> "pd.DataFrame":
+    "The first contender's numbers divided by each other one's in the same round: one row a round."
+    rows = table[table["work"] == work]
+    ours, *others = rows["by"].unique()
+    rounds = rows.pivot(index="round", columns="by", values=column)
+    return rounds[others].rdiv(rounds[ours], axis=0)
+
+
+def beside(table: "pd.DataFrame", work: str) -> "pd.DataFrame":
+    "One row a contender: median (lowest-highest) of its speed, and of how the first one compares with it."
+    import pandas as pd
+
+    rows = table[table["work"] == work].groupby("by", sort=False)
+    faster, memory = (relative(table, work, column) for column in ("speed", "memory_mb"))
+    columns = {
+        "a second": rows["speed"].apply(lambda speed: spread(list(speed), ".1f")),
+        "Run is faster by": faster.apply(lambda ratio: spread(list(ratio), ".2f")),
+        "peak MB": rows["memory_mb"].median().round(),
+        "memory of theirs": memory.median().round(2),
+    }
+    return pd.DataFrame(columns).loc[list(rows.groups)].fillna("")

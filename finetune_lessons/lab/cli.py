@@ -81,7 +81,7 @@ def _add_train(train: ArgumentParser) -> None:
     train.add_argument("--lr", type=float, default=1e-4)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
-    train.add_argument("--save", type=Path, metavar="FILE", help="where to keep the run")
+    train.add_argument("--save", type=Path, metavar="FILE", help="where to save the run on the way and at the end")
     train.add_argument("--history", type=Path, metavar="FILE", help="where to write the steps, as CSV")
     train.set_defaults(command=_train)
 
@@ -140,10 +140,8 @@ def _train(options: Namespace) -> None:
     model, tokenizer = load_encoder(options.model, num_labels=labels, seed=options.seed)
     settings = {name: getattr(options, name) for name in ("lr", "epochs", "batch_size", "precision", "seed")}
     run = Run(model, tokenizer, data, loss=_classification_loss, **settings)
-    run.finish()
+    run.finish(save=options.save)
     metrics = run.evaluate("test")
-    if options.save:
-        run.save(options.save)
     if run.is_main_process:
         if options.history:
             run.history.to_csv(options.history)

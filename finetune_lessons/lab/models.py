@@ -54,9 +54,9 @@ def _load(auto_class: str, name: str, seed: int, **config: Any) -> "tuple[PreTra
     try:
         with quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = getattr(transformers, auto_class).from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, **config
+                source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **config
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(_why_not_loaded(name, auto_class, error)) from error

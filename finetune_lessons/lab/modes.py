@@ -21,6 +21,44 @@ def mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
             module.training = was_training
 
 
+class FrozenWeights:
+    """`with frozen.cast(model):` the frozen matrices of linear layers are in the computing precision, and in their own
+    outside.
+
+    Autocast would cast them to the same numbers in every step. One that changed meanwhile is cast anew; as autograd
+    does, this goes by the tensor's version, which changes made through `.data` do not raise.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self._dtype = dtype
+        self._cast: dict[torch.nn.Parameter, tuple[tuple[int, int], torch.Tensor]] = {}
+
+    @contextmanager
+    def cast(self, model: torch.nn.Module) -> Iterator[None]:
+        own = [(weight, weight.data) for weight in _frozen_matrices(model)]
+        try:
+            for weight, data in own:
+                version = data.data_ptr(), weight._version
+                if self._cast.get(weight, ((0, 0),))[0] != version:
+                    self._cast[weight] = version, data.to(self._dtype)
+                weight.data = self._cast[weight][1]
+            yield
+        finally:
+            for weight, data in own:
+                weight.data = data
+
+
+def _frozen_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    "In fp32, of linear layers, and of nothing else, such as an embedding."
+    from transformers.pytorch_utils import Conv1D
+
+    linear = [module for module in model.modules() if type(module) in (torch.nn.Linear, Conv1D)]
+    others = set(model.modules()) - set(linear)
+    elsewhere = {parameter for module in others for parameter in module.parameters(recurse=False)}
+    weights: list[Any] = list(dict.fromkeys(module.weight for module in linear))
+    return [w for w in weights if not w.requires_grad and w.dtype == torch.float32 and w not in elsewhere]
+
+
 def native_precision(device: torch.device) -> str:
     "bf16 where the hardware computes in it, fp16 on GPUs that only have that, else fp32."
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from finetune_lessons.lab.activations import ActivationCache
 from finetune_lessons.lab.batches import Batches, batches_by_split
 from finetune_lessons.lab.metrics import Loss, Scores, count_terms, count_tokens, forward
 from finetune_lessons.lab.metrics import prediction_tables, predicts_tokens
-from finetune_lessons.lab.modes import DTYPES, mode, native_precision
+from finetune_lessons.lab.modes import DTYPES, FrozenWeights, mode, native_precision
 from finetune_lessons.lab.random_state import RandomState
 from finetune_lessons.lab.sampling import STRATEGIES, JointRows, Rows, is_strategy
 
@@ -110,6 +110,7 @@ class Run:
             broadcast([parameter.data for parameter in self.learner.parameters()])
         self.optimizer = self._make_optimizer(optimizer)
         self.scaler = self._make_scaler()
+        self._frozen = FrozenWeights(DTYPES[self.precision])
         self.steps_per_epoch = self.splits["train"].steps_per_epoch(self._examples_per_step, sampling)
         self._lr_factor = self._make_schedule()
         self.random_state = RandomState(self.config["seed"] + self.rank, self.device)
@@ -164,7 +165,7 @@ class Run:
                 raise StopIteration
             with self.random_state.swapped_in(), torch.enable_grad(), mode(self.learner, training=True):
                 self._discard_leftovers()
-                with self._nothing_left_behind():
+                with self._nothing_left_behind(), self._frozen_cast():
                     self._train_step()
         if self._evaluation_is_due:
             self.steps[-1] = replace(self.steps[-1], metrics=self.evaluate("validation"))
@@ -215,17 +216,25 @@ class Run:
             return False
         return self.index % (every or self.steps_per_epoch) == 0 or self.done
 
-    def finish(self) -> "Run":
+    def finish(
+        self,
+        save: str | Path | None = None,  # file that the run is saved to on the way and at the end, for `resume`
+        save_every: int = 100,  # steps
+    ) -> "Run":
         "Train the steps that are left, with a progress bar; returns the run."
         import sys
 
         from tqdm import tqdm
 
+        if not _whole(save_every, 1):
+            raise ValueError(f"save_every is a number of steps, at least 1; given: {save_every!r}")
         hidden = not self.is_main_process
         with tqdm(total=len(self), initial=self.index, unit="step", file=sys.stdout, disable=hidden) as bar:
             for step in self:
                 bar.set_postfix({"loss": f"{step.loss:.3f}", **_shown(step.metrics)}, refresh=False)
                 bar.update(self.index - bar.n)
+                if save and (self.index % save_every == 0 or self.done):
+                    self.save(save)
         return self
 
     def _rows(self, index: int) -> Rows | JointRows:
@@ -298,6 +307,9 @@ class Run:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def _frozen_cast(self) -> AbstractContextManager[None]:
+        return self._frozen.cast(self.learner) if self.precision != "fp32" else nullcontext()
 
     def _from_cache(self, split: str) -> AbstractContextManager[None]:
         return self.cache.serving(self.model, self.splits[split]) if self.cache else nullcontext()
@@ -433,7 +445,8 @@ class Run:
         "Without dropout and gradients, and without a trace in the training that another thread may be doing."
         random = RandomState(self.config["seed"], self.device)
         with random.swapped_in(), torch.no_grad(), self._autocast(), mode(self.learner, training=False):
-            yield
+            with self._frozen_cast():
+                yield
 
     # files
 
