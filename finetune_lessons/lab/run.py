@@ -54,7 +54,8 @@ class Run:
 
     Leaving the loop, an interrupt or an error leaves the run as it was after its last whole step;
     entering the loop again goes on from there. The run owns its random state: the same arguments give
-    the same curve, whatever else the process does between two steps.
+    the same curve, whatever else the process does between two steps; on a CPU to the bit, in another process too. With
+    another number of threads sums are rounded otherwise: losses of fp32 then differ from the seventh digit on.
 
     Raises ValueError for arguments that cannot train, and NonFiniteLoss when a step's loss or gradient is
     not a finite number.
