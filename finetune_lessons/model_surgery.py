@@ -359,9 +359,10 @@ def load_method(
     described, tensors = _read(Path(folder))
     _check_model(model, described["model"], folder)
     name = name or described["name"]
-    if described["method"] not in METHODS:
-        raise ValueError(f"{folder} was made by {described['method']!r}; known are {', '.join(METHODS)}")
-    add = getattr(import_module(f"{__package__}.{METHODS[described['method']]}"), described["method"])
+    method = described.get("method", "a method of your own")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"{folder} was made by {method}; known are {', '.join(METHODS)}")
+    add = getattr(import_module(f"{__package__}.{METHODS[method]}"), method)
     with undone_on_error(model, folder):
         add(model, **{**described["arguments"], "name": name})
         fill(method_parameters(model, name), tensors)
@@ -427,9 +428,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         refuse_link(file)
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        kinds = {"name": str, "method": str, "arguments": dict, "model": dict}
-        if odd := [key for key, kind in kinds.items() if not isinstance(described[key], kind)]:
-            raise ValueError(f"its {odd[0]} is {described[odd[0]]!r}")
+        for key, kind in {"name": str, "model": dict}.items():
+            if not isinstance(described[key], kind):
+                raise ValueError(f"its {key} is {described[key]!r}")
         return described, load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder} does not hold what save_method wrote, or it is damaged: {error}") from error

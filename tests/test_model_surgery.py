@@ -278,7 +278,9 @@ def truncated(folder):
         (lambda folder: change_json(folder, arguments={"r": "four"}), "does not fit"),
         (lambda folder: change_json(folder, name="../lora"), "letters, digits"),
         (lambda folder: change_json(folder, model={}), "made for another model"),
-        (lambda folder: change_json(folder, arguments=[]), "its arguments is"),
+        (lambda folder: change_json(folder, arguments=[]), "does not fit"),
+        (lambda folder: change_json(folder, method=["add_lora"]), "known are add_lora"),
+        (lambda folder: change_json(folder, name=3), "its name is 3"),
     ],
 )
 def test_a_damaged_file_is_a_clear_error_and_the_model_untouched(saved, damage, says):
@@ -304,6 +306,13 @@ def test_a_damaged_file_is_a_clear_error_and_the_model_untouched(saved, damage, 
 def test_a_file_of_another_model_is_refused(saved, other):
     with pytest.raises(ValueError, match="made for another model"):
         load_method(other(), saved)
+
+
+def test_a_method_of_ones_own_is_not_loaded_by_its_name(tmp_path):
+    model = inject(tiny.tiny_model("bert"), BottleneckAdapter, ["query"], name="own")
+    save_method(model, tmp_path)
+    with pytest.raises(ValueError, match="made by a method of your own; known are add_lora"):
+        load_method(tiny.tiny_model("bert"), tmp_path)
 
 
 def test_a_file_loads_into_the_same_model_in_half_precision(saved):
