@@ -191,6 +191,7 @@ def test_a_run_of_several_processes_is_not_resumed_by_one(processes):
         Run.resume(folder / "run", tiny_model("bert"), tiny_tokenizer(), tiny_data(32), loss=classification)
 
 
+@pytest.mark.parametrize("processes", [2], indirect=True)
 def test_a_killed_process_ends_the_job_with_its_number_and_the_job_resumes(processes, tmp_path):
     count, folder = processes
     ended = launch("killed_once", tmp_path, count)
