@@ -1,6 +1,7 @@
 """What every test runs under: no network, and data that fit the tiny models."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -12,6 +13,7 @@ from hypothesis import settings
 
 settings.register_profile("no timed asserts", deadline=None)
 settings.load_profile("no timed asserts")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts pytest in the background ignores it
 
 
 @pytest.fixture

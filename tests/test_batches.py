@@ -147,6 +147,19 @@ def test_a_label_that_is_a_sequence_is_padded_too():
     assert sorted(batch["labels"].tolist()) == [[0, 1], [1, -100]]
 
 
+def test_a_gpu_fetches_batches_from_page_locked_memory(monkeypatch):
+    calls = []
+
+    def to(tensor, device, non_blocking=False):
+        calls.append((device.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: calls.append("pinned") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    of_lengths([2, 3]).load(of_lengths([2, 3]).epoch(2, 0, 0)[0], torch.device("cuda"))
+    assert calls == ["pinned", ("cuda", True)] * 2  # the tokens, and the numbers of the rows
+
+
 def test_changing_a_batch_does_not_change_the_order():
     found = of_lengths([1, 1, 1])
     rows = found.epoch(3, 0, 0)[0]

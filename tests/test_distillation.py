@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from finetune_lessons import distillation
 from finetune_lessons.cross_entropy import classification_loss, cross_entropy, language_model_loss
 from finetune_lessons.distillation import (
     Distillation,
@@ -360,7 +361,8 @@ def test_cached_logits_change_no_number():
     assert [step.loss for step in again] == curves[1]
 
 
-def test_cached_logits_stand_beside_their_texts_and_are_without_dropout():
+def test_cached_logits_stand_beside_their_texts_and_are_without_dropout(monkeypatch):
+    monkeypatch.setattr(distillation, "native_precision", lambda device: "fp32")
     teacher = tiny.tiny_model("bert", seed=1).train()
     data = tiny.tiny_data(10)
     cached = add_teacher_logits(data, teacher, tiny.tiny_tokenizer(), batch_size=3)

@@ -352,7 +352,7 @@ def test_the_size_of_what_is_kept():
 
 
 @pytest.mark.parametrize(
-    ("add", "lr"), [(add_lora, 1e-2), (add_adapters, 1e-2), (add_prefix, 1e-1), (add_prompt, 1e-1)]
+    ("add", "lr"), [(add_lora, 1e-2), (add_adapters, 1e-2), (add_prefix, 3e-2), (add_prompt, 3e-2)]
 )
 def test_a_run_learns_with_every_method_and_resumes_to_the_bit(add, lr, tmp_path):
     def new():

@@ -1,6 +1,6 @@
 """How a model computes: in training or evaluation mode, and in which precision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 @contextmanager
 def mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
     "All of the model in training or in evaluation mode inside, and each module as it was outside."
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
+    with modes_kept(model.modules()):
+        model.train(training)
+        yield
+
+
+@contextmanager
+def modes_kept(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    "Each module is in the mode afterwards that it was in before."
+    before = [(vars(module), module.training) for module in modules]
     try:
         yield
     finally:
-        for module, was_training in before:
-            module.training = was_training
+        for attributes, was_training in before:
+            attributes["training"] = was_training  # a tenth of the time of setting an attribute of a module
 
 
 class FrozenWeights:
@@ -52,11 +59,14 @@ def _frozen_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     "In fp32, of linear layers, and of nothing else, such as an embedding."
     from transformers.pytorch_utils import Conv1D
 
-    linear = [module for module in model.modules() if type(module) in (torch.nn.Linear, Conv1D)]
-    others = set(model.modules()) - set(linear)
-    elsewhere = {parameter for module in others for parameter in module.parameters(recurse=False)}
-    weights: list[Any] = list(dict.fromkeys(module.weight for module in linear))
-    return [w for w in weights if not w.requires_grad and w.dtype == torch.float32 and w not in elsewhere]
+    found: dict[torch.nn.Parameter, None] = {}
+    elsewhere: set[torch.nn.Parameter | None] = set()
+    for module in model.modules():
+        if type(module) in (torch.nn.Linear, Conv1D):
+            found[module._parameters["weight"]] = None  # type: ignore[index]
+        else:
+            elsewhere.update(module._parameters.values())
+    return [w for w in found if not w.requires_grad and w.dtype == torch.float32 and w not in elsewhere]
 
 
 def native_precision(device: torch.device) -> str:

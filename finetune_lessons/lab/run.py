@@ -15,6 +15,7 @@ import torch
 
 from finetune_lessons.lab.activations import ActivationCache
 from finetune_lessons.lab.batches import Batches, batches_by_split
+from finetune_lessons.lab.cpu_functions import fast_cpu_functions
 from finetune_lessons.lab.metrics import Loss, Scores, count_terms, count_tokens, forward
 from finetune_lessons.lab.metrics import prediction_tables, predicts_tokens
 from finetune_lessons.lab.modes import DTYPES, FrozenWeights, mode, native_precision
@@ -166,7 +167,7 @@ class Run:
                 raise StopIteration
             with self.random_state.swapped_in(), torch.enable_grad(), mode(self.learner, training=True):
                 self._discard_leftovers()
-                with self._nothing_left_behind(), self._frozen_cast():
+                with self._nothing_left_behind(), self._computing():
                     self._train_step()
         if self._evaluation_is_due:
             self.steps[-1] = replace(self.steps[-1], metrics=self.evaluate("validation"))
@@ -309,6 +310,13 @@ class Run:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        "Without doing over what needs to be done once, and with functions that suit the device."
+        on_cpu = self.device.type == "cpu"
+        with self._frozen_cast(), fast_cpu_functions() if on_cpu else nullcontext():
+            yield
+
     def _frozen_cast(self) -> AbstractContextManager[None]:
         return self._frozen.cast(self.learner) if self.precision != "fp32" else nullcontext()
 
@@ -446,7 +454,7 @@ class Run:
         "Without dropout and gradients, and without a trace in the training that another thread may be doing."
         random = RandomState(self.config["seed"], self.device)
         with random.swapped_in(), torch.no_grad(), self._autocast(), mode(self.learner, training=False):
-            with self._frozen_cast():
+            with self._computing():
                 yield
 
     # files

@@ -1,6 +1,5 @@
 """The frozen layers that a model starts with: which they are, and how to start behind them."""
 
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from xxhash import xxh3_128
 
-from finetune_lessons.lab.modes import mode
+from finetune_lessons.lab.modes import mode, modes_kept
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FLAGS = ("use_cache", "return_dict")
@@ -69,14 +69,10 @@ class Trunk:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         "What is frozen in evaluation mode."
-        before = [(module, module.training) for module in self.frozen]
-        for module in self.frozen:
-            module.training = False
-        try:
+        with modes_kept(self.frozen):
+            for module in self.frozen:
+                vars(module)["training"] = False
             yield
-        finally:
-            for module, was_training in before:
-                module.training = was_training
 
     def _is_reached_by_gradients(self) -> bool:
         one_token = torch.ones(1, 1, dtype=torch.long, device=next(self.body.parameters()).device)
@@ -101,7 +97,7 @@ class Trunk:
 
     def _fingerprint(self) -> str:
         "Of all that can change what the layers put out."
-        digest = hashlib.blake2b(digest_size=16)
+        digest = xxh3_128()
         digest.update(repr([(type(part).__name__, settings(part)) for part in self.parts]).encode())
         digest.update(repr([precision(), _config(self.body), len(self.layers)]).encode())
         for tensor in (t for part in self.parts for t in (*part.parameters(False), *part.buffers(False))):
@@ -154,11 +150,13 @@ def _config(module: nn.Module) -> Any:
 
 def state(model: nn.Module) -> tuple[Any, ...]:
     "What differs as soon as the model's frozen part, or what is frozen, has changed; cheap enough for every step."
-    tensors = [*model.parameters(), *model.buffers()]
+    modules = list(model.modules())
+    owned = (tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values()))
+    tensors = [tensor for tensor in owned if tensor is not None]
     versions = [(id(t), t.data_ptr(), -1 if t.requires_grad else t._version) for t in tensors]
     last = [t.detach().reshape(-1)[-1].double() for t in tensors if t.numel() and not t.requires_grad]
     numbers = torch.stack(last).tolist() if last else []  # what is written through .data has no version
-    return precision(), versions, numbers, [(id(module), settings(module)) for module in model.modules()]
+    return precision(), versions, numbers, [(id(module), settings(module)) for module in modules]
 
 
 @contextmanager
