@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import transformers
 from tiny import (
     EVERY,
     classification,
@@ -126,6 +127,41 @@ def test_several_tasks_learn_the_same():
         return tiny_run(frozen(tiny_model("bert", dropout=False)), data, **settings)
 
     assert_same_with_and_without(make_run)
+
+
+def test_what_only_leads_to_the_frozen_layers_is_left_out():
+    model, calls = frozen(tiny_model("bert")), []
+    run = tiny_run(model, cache=ActivationCache())
+    next(run)
+    norm = model.bert.embeddings.LayerNorm
+    norm.forward = lambda x, forward=norm.forward: calls.append(1) or forward(x)
+    next(run)
+    assert not calls
+    norm.register_forward_hook(lambda *_: calls.append(2))  # somebody looks
+    next(run)
+    assert calls == [1, 2]
+
+
+def test_embeddings_that_are_read_behind_the_frozen_layers_too_are_computed():
+    def make_run(**settings):
+        model = frozen(tiny_model("bert", dropout=False))
+        model.bert.__class__ = AddsEmbeddings
+        return tiny_run(model, eval_every=4, **settings)
+
+    assert_same_with_and_without(make_run)
+
+
+class AddsEmbeddings(transformers.BertModel):
+    "Its output is that of the layers, and of the embeddings again."
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, **kwargs):
+        seen = []
+        hook = self.embeddings.register_forward_hook(lambda _, __, output: seen.append(output))
+        output = super().forward(input_ids, attention_mask, token_type_ids, **kwargs)
+        hook.remove()
+        output.last_hidden_state = output.last_hidden_state + seen[0]
+        output.pooler_output = output.pooler_output + seen[0][:, 0]
+        return output
 
 
 # what is computed, and how often

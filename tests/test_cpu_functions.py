@@ -120,11 +120,13 @@ def masks(queries: int, keys: int):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("piece", [cpu_functions.PIECE, 300, 1])
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize("kind", masks(2, 3))
 @pytest.mark.parametrize(("queries", "keys"), [(6, 6), (4, 9), (5, SHORT + 1)])
-def test_attention_is_that_of_torch(kind, queries, keys, p, monkeypatch):
+def test_attention_is_that_of_torch(kind, queries, keys, p, piece, monkeypatch):
     "Where nothing happens to be dropped: values, and gradients of queries, keys and values."
+    monkeypatch.setattr(cpu_functions, "PIECE", piece)
     monkeypatch.setattr(cpu_functions, "_keep", lambda like, p: (torch.ones(like.shape, dtype=torch.bool), 1.0))
     options = masks(queries, keys)[kind]
     groups = 2 if kind == "groups" else 4

@@ -72,7 +72,7 @@ class ActivationCache:
                 return whole(*args, **kwargs)
             ids = inputs["input_ids"]
             hidden = self._tensors.padded([places[text] for text in texts], ids.shape[1]).to(ids.device)
-            with replaced(trunk.layers, lambda *_, **__: hidden):
+            with trunk.giving(hidden):
                 return whole(*args, **kwargs)
 
         with trunk.evaluating(), replaced([trunk.body], forward):

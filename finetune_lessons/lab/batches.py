@@ -217,8 +217,10 @@ def _on(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
 def _pad(sequences: list, value: int, side: str) -> torch.Tensor:
     if not isinstance(sequences[0], list):
         return torch.tensor(sequences)
-    tensors = [torch.tensor(sequence) for sequence in sequences]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+    width = max(map(len, sequences))
+    paddings = [[value] * (width - len(sequence)) for sequence in sequences]
+    pairs = zip(sequences, paddings, strict=True)
+    return torch.tensor([padding + ids if side == "left" else ids + padding for ids, padding in pairs])
 
 
 def batches_by_split(

@@ -2,8 +2,9 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 2**16  # that a random number of 16 bits can have
-SHORT = (
-    128  # keys: up to here the products are faster written out than in torch's fused kernel, half precision above all
-)
+# Up to so many keys the products written out beat torch's fused kernel, whose backward pass in bf16 takes long.
+SHORT = 128
+# Scores at a time: more leave the processor's cache, and their memory is mapped anew each time.
+PIECE = 2**21
 _torch_dropout, _torch_attention = F.dropout, F.scaled_dot_product_attention
 _thread: int | None = None  # that is inside
 
@@ -44,32 +46,41 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 
 def _attention(
-    query: Tensor,  # (..., heads, queries, width)
-    key: Tensor,  # (..., heads, keys, width)
-    value: Tensor,  # (..., heads, keys, width of the values)
+    query: Tensor,  # (texts, heads, queries, width)
+    key: Tensor,  # (texts, heads, keys, width)
+    value: Tensor,  # (texts, heads, keys, width of the values)
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    fused = dropout_p == 0 and key.shape[-2] > SHORT
+    fused = query.ndim != 4 or (dropout_p == 0 and key.shape[-2] > SHORT)
     if fused or not 0 <= dropout_p < 1 or not _is_ours(query):
         options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         return _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
-    scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
     if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    blind = torch.tensor(False)
-    if attn_mask is not None:
-        allowed = attn_mask if attn_mask.dtype == torch.bool else attn_mask > -math.inf
-        bias = torch.zeros_like(allowed, dtype=scores.dtype) if attn_mask is allowed else attn_mask
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    texts = max(1, PIECE // max(1, math.prod(query.shape[1:3]) * key.shape[2]))
+    masks: Iterable[Tensor | None] = repeat(attn_mask)
+    if attn_mask is not None and attn_mask.ndim == 4 and len(attn_mask) == len(query):
+        masks = attn_mask.split(texts)
+    parts = zip(query.split(texts), key.split(texts), value.split(texts), masks, strict=False)
+    return torch.cat([_attend(q, k, v, mask, dropout_p) for q, k, v, mask in parts])
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:
+    scores, blind = query @ key.transpose(-2, -1), torch.tensor(False)
+    if mask is not None:
+        allowed = mask if mask.dtype == torch.bool else mask > -math.inf
+        bias = torch.zeros_like(allowed, dtype=scores.dtype) if mask is allowed else mask
         scores = scores + bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
         blind = ~allowed.any(-1, keepdim=True)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    output = _dropout(weights, dropout_p) @ value
+    output = _dropout(weights, p) @ value
     return output.masked_fill(blind, 0) if blind.any() else output  # as torch's: nothing is what it sees
 
 

@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,8 +65,7 @@ class Trunk:
         config = getattr(self.body, "config", None)
         if any(getattr(config, flag, False) for flag in ("output_hidden_states", "output_attentions")):
             return True
-        modules = (module for layer in self.layers for module in layer.modules())
-        return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        return any(map(_has_hooks, self.layers))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -74,18 +75,59 @@ class Trunk:
                 vars(module)["training"] = False
             yield
 
+    @contextmanager
+    def giving(self, hidden: Tensor) -> Iterator[None]:
+        "Inside, the last frozen layer puts out `hidden`, and what only leads there is not computed."
+        source, dtype = self._source
+        skipped = [source] if source and dtype == hidden.dtype and not _has_hooks(source) else []
+        with replaced([*skipped, *self.layers], lambda *_, **__: hidden):
+            yield
+
     def _is_reached_by_gradients(self) -> bool:
-        one_token = torch.ones(1, 1, dtype=torch.long, device=next(self.body.parameters()).device)
         with torch.enable_grad():
-            return self._at(self.layers[0], lambda _, x, *__: x.requires_grad, dict.fromkeys(self.inputs, one_token))
+            return self._at(self.layers[0], lambda _, x, *__: x.requires_grad, self._one_token, before=True)
 
-    def _at(self, layer: nn.Module, look: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Any:
-        "What `look(output, *inputs)` says of the layer; nothing behind it is computed."
+    @cached_property
+    def _one_token(self) -> dict[str, Tensor]:
+        device = next(self.body.parameters()).device
+        return dict.fromkeys(self.inputs, torch.ones(1, 1, dtype=torch.long, device=device))
 
-        def stop(_: Any, given: tuple[Any, ...], output: Any) -> None:
+    @cached_property
+    def _source(self) -> tuple[nn.Module | None, torch.dtype]:
+        "The module that makes the first layer's input, such as the embeddings, unless somebody else reads it too."
+        made: list[tuple[nn.Module, Any]] = []
+
+        def note(module: nn.Module, _: Any, output: Any) -> None:
+            made.append((module, output))
+
+        hooks = [child.register_forward_hook(note) for child in self.body.children()]
+        try:
+            with torch.no_grad():
+                given = self._at(self.layers[0], lambda _, x, *__: x, self._one_token, before=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        source = next((module for module, output in made if output is given), None)
+        return (None if source is None or self._is_read_elsewhere(source, given) else source), given.dtype
+
+    def _is_read_elsewhere(self, source: nn.Module, output: Tensor) -> bool:
+        "Whether what the model puts out depends on it where the frozen layers do not."
+        inputs = {name: value for name, value in self._one_token.items() if name in self.signature.parameters}
+        hidden, nothing = torch.zeros_like(output), output * math.nan
+        with torch.no_grad(), mode(self.body, training=False), replaced(self.layers, lambda *_, **__: hidden):
+            with replaced([source], lambda *_, **__: nothing):
+                outputs = self.body(**inputs)
+        return not all(x.isfinite().all() for x in outputs.to_tuple() if isinstance(x, Tensor))
+
+    def _at(
+        self, layer: nn.Module, look: Callable[..., Any], inputs: Mapping[str, Tensor], before: bool = False
+    ) -> Any:
+        "What `look(output, *inputs)` says of the layer, or `look(None, *inputs)` before it; no more is computed."
+
+        def stop(_: Any, given: tuple[Any, ...], output: Any = None) -> None:
             raise _Stopped(look(output, *given))
 
-        hook = layer.register_forward_hook(stop)
+        hook = layer.register_forward_pre_hook(stop) if before else layer.register_forward_hook(stop)
         try:
             with mode(self.entry, training=False):
                 self.entry(**inputs)
@@ -123,6 +165,10 @@ def _first_stack(model: nn.Module) -> tuple[nn.Module, nn.Module, list[nn.Module
     owners = [model, *map(model.get_submodule, paths)]
     takers = [module for module in owners if "input_ids" in inspect.signature(module.forward).parameters]
     return takers[0], takers[-1], [layer for path, layer in layers.items() if path.rpartition(".")[0] == stack]
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules())
 
 
 def _is_trained(module: nn.Module) -> bool:
