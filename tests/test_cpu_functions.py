@@ -145,6 +145,17 @@ def test_attention_is_that_of_torch(kind, queries, keys, p, piece, monkeypatch):
         torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_query_without_keys_has_a_gradient_of_zero_however_low_its_scores(dtype):
+    q, k = torch.full((1, 1, 2, 8), 30.0, dtype=dtype), torch.full((1, 1, 3, 8), -30.0, dtype=dtype)
+    q, k, allowed = q.requires_grad_(), k.requires_grad_(), torch.tensor([[False] * 3, [True] * 3])
+    with fast_cpu_functions():
+        out = F.scaled_dot_product_attention(q, k, torch.randn(1, 1, 3, 8, dtype=dtype), allowed)
+    out.square().sum().backward()
+    assert not out[0, 0, 0].any() and not q.grad[0, 0, 0].any()
+    assert q.grad.isfinite().all() and k.grad.isfinite().all() and out[0, 0, 1].all()
+
+
 def test_attention_weights_are_dropped_and_scaled():
     q, k = torch.randn(1, 1, 200, 8), torch.randn(1, 1, 300, 8)
     identity = torch.eye(300)[None, None]  # so that the output is the weights

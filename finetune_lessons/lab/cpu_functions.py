@@ -77,7 +77,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: f
     if mask is not None:
         allowed = mask if mask.dtype == torch.bool else mask > -math.inf
         bias = torch.zeros_like(allowed, dtype=scores.dtype) if mask is allowed else mask
-        scores = scores + bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+        scores = scores + bias.masked_fill(~allowed, torch.finfo(bias.dtype).min / 2)  # halved: the sum stays finite
         blind = ~allowed.any(-1, keepdim=True)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
     output = _dropout(weights, p) @ value

@@ -117,7 +117,8 @@ class Trunk:
         with torch.no_grad(), mode(self.body, training=False), replaced(self.layers, lambda *_, **__: hidden):
             with replaced([source], lambda *_, **__: nothing):
                 outputs = self.body(**inputs)
-        return not all(x.isfinite().all() for x in outputs.to_tuple() if isinstance(x, Tensor))
+        tensors = outputs if isinstance(outputs, tuple) else outputs.to_tuple()
+        return not all(x.isfinite().all() for x in tensors if isinstance(x, Tensor))
 
     def _at(
         self, layer: nn.Module, look: Callable[..., Any], inputs: Mapping[str, Tensor], before: bool = False
