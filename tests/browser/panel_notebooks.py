@@ -12,7 +12,7 @@ from finetune_lessons.lab.explorer import explore
 from finetune_lessons.lab.panel import LogRange, Panel
 from tiny_run import make_run
 import math
-knobs = dict(lr=LogRange(1e-4, 1e2, start=1e-2), steps=[60, 3000], seed=range(5))"""
+knobs = dict(lr=LogRange(1e-4, 1e2, start=1e-2), steps=[60, 60000], seed=range(5))"""
 
 NOTEBOOKS = {
     "journey": [

@@ -25,7 +25,7 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
     page.keyboard.press("Enter")
     expect(panel.button("Run")).to_be_enabled()
 
-    panel.field("steps").select_option("3000")
+    panel.field("steps").select_option("60000")
     panel.field("learning rate").focus()
     for _ in range(5):
         page.keyboard.press("ArrowUp")
@@ -37,7 +37,7 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
     expect(panel.rows.locator("td").first).to_have_text("0.0105")
 
     lab.run_cell(2)
-    expect(lab.output(2)).to_contain_text("other cell {'lr': 0.0105, 'steps': 3000, 'seed': 0} ['running']")
+    expect(lab.output(2)).to_contain_text("other cell {'lr': 0.0105, 'steps': 60000, 'seed': 0} ['running']")
 
     times = []
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_a_saved_notebook_shows_the_panel_again_and_a_closed_tab_loses_nothing(o
     lab.page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
     panel.field("Your prediction").fill("0.3")
     panel.button("Commit").click()
-    panel.field("steps").select_option("3000")
+    panel.field("steps").select_option("60000")
     panel.button("Run").click()
     panel.wait_for_step(1)
     lab.page.close()
@@ -163,7 +163,7 @@ def test_the_panel_is_accessible_and_fits(open_lab, axe, tmp_path, width, dark):
 def test_a_kernel_restart_in_the_middle_leaves_nothing_behind(open_lab):
     lab = open_lab("restart").run_all()
     panel = lab.panel()
-    panel.field("steps").select_option("3000")
+    panel.field("steps").select_option("60000")
     panel.button("Run").click()
     panel.wait_for_step(1)
     lab.menu("Kernel", "Restart Kernel and Run All Cells")
@@ -176,7 +176,7 @@ def test_a_cell_that_runs_again_stops_its_old_panel_and_no_other(open_lab):
     lab = open_lab("pair").run_all()
     first, second = lab.panel(1), lab.panel(2)
     for panel in (first, second):
-        panel.field("steps").select_option("3000")
+        panel.field("steps").select_option("60000")
         panel.button("Run").click()
         panel.wait_for_step(1)
     lab.run_cell(1)
@@ -185,11 +185,13 @@ def test_a_cell_that_runs_again_stops_its_old_panel_and_no_other(open_lab):
     expect(lab.output(3)).to_contain_text("outcomes ['stopped'] ['running']")
     second.wait_for_step(second.step() + 1)
     first.run_to_end(1)
+    second.button("Stop").click()
+    expect(second.status).to_contain_text("is stopped")
 
 
 def test_the_pump_trains_without_a_thread(open_lab):
     panel = open_lab("pump").run_all().panel()
-    panel.field("steps").select_option("3000")
+    panel.field("steps").select_option("60000")
     panel.train_a_while_and_stop()
     at = panel.step()
     panel.button("Resume").click()
@@ -215,7 +217,7 @@ def test_the_same_panel_in_voila(voila_server, new_page):
     page = new_page()
     page.goto(voila_server.url("plain"))
     panel = Panel(page.locator(".ftl-panel"))
-    panel.field("steps").select_option("3000")
+    panel.field("steps").select_option("60000")
     panel.train_a_while_and_stop()
     panel.field("steps").select_option("60")
     panel.run_to_end(2)
