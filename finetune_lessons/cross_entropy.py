@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .lab.batches import IGNORE_INDEX, model_inputs
+from .lab.training.batches import IGNORE_INDEX, model_inputs
 
 # %% ../nbs/1_foundations/11_cross_entropy.ipynb #c012
 def cross_entropy(

@@ -19,9 +19,9 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .cross_entropy import cross_entropy, next_token_labels
-from .lab.batches import IGNORE_INDEX, Batches, model_inputs, tokenize
-from .lab.metrics import is_causal
-from .lab.run import DTYPES, mode, native_precision
+from .lab.training.batches import IGNORE_INDEX, Batches, model_inputs, tokenize
+from .lab.training.metrics import is_causal
+from .lab.training.run import DTYPES, mode, native_precision
 from .model_surgery import replace, wrappers
 from .prefix_tuning import AttentionWrapper, attention_modules
 

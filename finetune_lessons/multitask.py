@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .lab.batches import IGNORE_INDEX, model_inputs
+from .lab.training.batches import IGNORE_INDEX, model_inputs
 from .model_surgery import layer_groups
 
 if TYPE_CHECKING:

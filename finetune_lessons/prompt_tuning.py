@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .lab.batches import IGNORE_INDEX, max_positions
+from .lab.training.batches import IGNORE_INDEX, max_positions
 from .model_surgery import Wrapper, inject, modules_by_path, remember, wrappers
 
 if TYPE_CHECKING:

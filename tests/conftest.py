@@ -2,7 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
 
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # for the processes that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

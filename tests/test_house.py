@@ -1,6 +1,5 @@
 """The house rules: one home for each fact, generated files without drift, imports in the right direction."""
 
-import ast
 import importlib.metadata
 import re
 import shutil
@@ -141,51 +140,34 @@ def test_every_public_name_of_the_lab_resolves():
     python("import finetune_lessons.lab as lab; [getattr(lab, name) for name in lab.__all__]")
 
 
-def test_star_import_gives_the_public_names_and_no_module():
+STARS = ["lab", *(f"exercises.{path.stem.split('_', 1)[1]}" for path in NOTEBOOKS if path.stem[:2].isdigit())]
+
+
+@pytest.mark.parametrize("module", STARS)
+def test_star_import_gives_the_public_names_and_no_module(module):
     code = (
         "from types import ModuleType\n"
         "before = set(globals()) | {'before'}\n"
-        "from finetune_lessons.lab import *\n"
+        f"from finetune_lessons.{module} import *\n"
         "got = {name: value for name, value in globals().items() if name not in before}\n"
-        "import finetune_lessons.lab\n"
-        "assert set(got) == set(finetune_lessons.lab.__all__), got\n"
+        f"import finetune_lessons.{module} as starred\n"
+        "assert set(got) == set(starred.__all__), got\n"
         "assert not [name for name, value in got.items() if name.startswith('_') or isinstance(value, ModuleType)], got"
     )
     python(code)
 
 
-def test_functions_stay_reachable_after_importing_the_module_of_their_name():
-    names = python("import finetune_lessons.lab as lab; print(*lab.__all__)").split()
-    shared = [name for name in names if (PACKAGE / "lab" / f"{name}.py").exists()]
-    assert {"compare", "scale"} <= set(shared)
-    for name in shared:
-        python(f"import finetune_lessons.lab.{name}, finetune_lessons.lab as lab; assert callable(lab.{name})")
+def test_no_public_name_of_the_lab_is_that_of_a_room():
+    assert not set(finetune_lessons.lab.__all__) & {path.stem for path in (PACKAGE / "lab").iterdir()}
+
+
+def test_the_lab_holds_no_lesson():
+    assert not [name for name in finetune_lessons.lab.__all__ if name.startswith("check_")]
 
 
 def test_unknown_name_of_the_lab_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         finetune_lessons.lab.nothing  # noqa: B018
-
-
-def lessons_imported(source: str) -> list[str]:
-    """The imports from the package, anywhere in a module of the lab, that are not from the lab."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level < 2:
-            found += [f"{node.module}.{alias.name}" for alias in node.names] if not node.level else []
-        elif isinstance(node, ast.ImportFrom):
-            found += [f"finetune_lessons.{node.module or alias.name}" for alias in node.names]
-    ours = [name for name in found if name.startswith("finetune_lessons.")]
-    return [name for name in ours if name.split(".")[1] not in ("lab", "__version__")]
-
-
-def test_lab_imports_no_lesson():
-    planted = "def f():\n    from finetune_lessons.lora import add_lora\n    from ..lora import add_lora\n"
-    assert lessons_imported(planted) == ["finetune_lessons.lora.add_lora", "finetune_lessons.lora"]
-    offending = {path.name: lessons_imported(path.read_text()) for path in (PACKAGE / "lab").rglob("*.py")}
-    assert {name: found for name, found in offending.items() if found} == {}
 
 
 # generated and saved files

@@ -20,8 +20,8 @@ import torch
 from test_house import MODULES, NOTEBOOKS, ROOT, kept_files
 from tiny import classification, tiny_data, tiny_model, tiny_tokenizer
 
-from finetune_lessons.lab.models import load_encoder
-from finetune_lessons.lab.run import Run
+from finetune_lessons.lab.models.loading import load_encoder
+from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lora import add_lora, from_peft, to_peft
 from finetune_lessons.model_surgery import load_method, save_method
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from finetune_lessons.cross_entropy import classification_loss
-from finetune_lessons.lab.memory import PeakMemory
-from finetune_lessons.lab.models import load_encoder
-from finetune_lessons.lab.modes import native_precision
-from finetune_lessons.lab.run import Run
+from finetune_lessons.lab.reports.memory import PeakMemory
+from finetune_lessons.lab.models.loading import load_encoder
+from finetune_lessons.lab.training.modes import native_precision
+from finetune_lessons.lab.training.run import Run
 
 BATCH_SIZE, LR = 32, 1e-4
 K = TypeVar("K")

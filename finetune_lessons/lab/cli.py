@@ -9,19 +9,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_lessons.lab.assets import ASSETS, AssetError, asset_path, assets_table
-from finetune_lessons.lab.notebooks import CellFailed, execute, find_lesson, results, save
-from finetune_lessons.lab.scale import SCALES
+from finetune_lessons.lab.data.assets import ASSETS, AssetError, asset_path, assets_table
+from finetune_lessons.lab.notebooks.executing import CellFailed, execute, find_lesson, results, save
+from finetune_lessons.lab.notebooks.scale import SCALES
 
 if TYPE_CHECKING:
     import torch
 
 
 BENCHMARKS = {
-    "all": ("benchmarks.suite", "bench_all"),
-    "training": ("benchmarks.training", "bench_training"),
-    "panel": ("lab.bench_panel", "bench_panel"),
-    "peft": ("benchmarks.peft", "bench_peft"),
+    "all": ("suite", "bench_all"),
+    "training": ("training", "bench_training"),
+    "panel": ("panel", "bench_panel"),
+    "peft": ("peft", "bench_peft"),
 }
 
 
@@ -87,7 +87,7 @@ def _add_train(train: ArgumentParser) -> None:
 
 
 def _run(options: Namespace) -> None:
-    from finetune_lessons.lab.compare import REMAKE
+    from finetune_lessons.lab.reports.compare import REMAKE
     path = find_lesson(options.lesson)
     if options.remake:
         os.environ[REMAKE] = "1"
@@ -102,7 +102,7 @@ def _run(options: Namespace) -> None:
 
 
 def _profile(options: Namespace) -> None:
-    from finetune_lessons.lab.profile import profile_lesson
+    from finetune_lessons.lab.reports.profile import profile_lesson
 
     print(profile_lesson(find_lesson(options.lesson), options.scale), end="")
 
@@ -123,14 +123,14 @@ def _bench(options: Namespace) -> None:
     if options.name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {options.name!r}; there are {', '.join(BENCHMARKS)}")
     module, function = BENCHMARKS[options.name]
-    getattr(import_module(f"finetune_lessons.{module}"), function)()
+    getattr(import_module(f"finetune_lessons.benchmarks.{module}"), function)()
 
 
 def _train(options: Namespace) -> None:
-    from finetune_lessons.lab.csv_files import read_csv
-    from finetune_lessons.lab.datasets import load_data
-    from finetune_lessons.lab.models import load_encoder
-    from finetune_lessons.lab.run import Run
+    from finetune_lessons.lab.data.csv_files import read_csv
+    from finetune_lessons.lab.data.datasets import load_data
+    from finetune_lessons.lab.models.loading import load_encoder
+    from finetune_lessons.lab.training.run import Run
 
     if options.csv:
         data = read_csv(options.csv, text=options.text, label=options.label, seed=options.seed)
@@ -151,7 +151,7 @@ def _train(options: Namespace) -> None:
 def _classification_loss(model: "torch.nn.Module", batch: Mapping[str, Any]) -> "torch.Tensor":
     from torch.nn.functional import cross_entropy
 
-    from finetune_lessons.lab.batches import model_inputs
+    from finetune_lessons.lab.training.batches import model_inputs
 
     return cross_entropy(model(**model_inputs(batch)).logits, batch["labels"])
 

@@ -8,8 +8,8 @@ import nbformat
 HERE = Path(__file__).parent
 SETUP = f"""import sys
 sys.path.insert(0, {json.dumps(str(HERE))})
-from finetune_lessons.lab.explorer import explore
-from finetune_lessons.lab.panel import LogRange, Panel
+from finetune_lessons.lab.panel.explorer import explore
+from finetune_lessons.lab.panel.panel import LogRange, Panel
 from tiny_run import make_run
 import math
 knobs = dict(lr=LogRange(1e-4, 1e2, start=1e-2), steps=[60, 60000], seed=range(5))"""

@@ -5,7 +5,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from finetune_lessons.lab.run import Step
+from finetune_lessons.lab.training.run import Step
 
 torch.set_num_threads(1)
 

@@ -1,0 +1,169 @@
+"""Checks of lesson 32, multi-task weighting."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+
+
+def check_uncertainty(
+    learner: Function,  # learner(losses (tasks,), s (tasks,)) -> a number
+) -> Verdict:
+    "Is it the sum of e^-s L + s / 2?"
+    cases = {
+        "three tasks": (random_tensor(3).abs(), random_tensor(3, seed=1, size=1.0)),
+        "s = 0": (torch.tensor([0.7, 2.0]), torch.zeros(2)),
+        "a total below zero": (torch.tensor([0.01, 0.02]), torch.tensor([-3.0, -4.0])),
+    }
+    mistakes: dict[str, Function] = {
+        "your total weighs with e^s; a larger s is more uncertain, so it counts less": lambda L, s: (
+            s.exp() * L + s / 2
+        ).sum(),
+        "your total lacks s / 2, so nothing keeps the weights from falling to zero": lambda L, s: (
+            (-s).exp() * L
+        ).sum(),
+        "your total adds s; the logarithm of sigma is half of that of its square": lambda L, s: (
+            (-s).exp() * L + s
+        ).sum(),
+        "your total is made positive; it may fall below zero": lambda L, s: ((-s).exp() * L + s / 2).sum().abs(),
+        "your total halves the weights: that is the form of a regression": lambda L, s: (
+            (-s).exp() * L / 2 + s / 2
+        ).sum(),
+        "your total is the mean over the tasks": lambda L, s: ((-s).exp() * L + s / 2).mean(),
+    }
+    return check(learner, cases, lambda L, s: ((-s).exp() * L + s / 2).sum(), mistakes)
+
+
+def check_best_uncertainty(
+    learner: Function,  # learner(loss) -> the s at which e^-s loss + s / 2 is smallest
+) -> Verdict:
+    "Is it ln(2 L)?"
+    cases = {"a loss of 0.3": (0.3,), "a loss of 2": (2.0,), "a loss of 0.5": (0.5,)}
+    mistakes: dict[str, Function] = {
+        "your s is ln L, the optimum of a regression, whose weight is halved": math.log,
+        "your s is the weight; s is its logarithm, with a minus": lambda L: 2 * L,
+        "your s has the wrong sign": lambda L: -math.log(2 * L),
+        "your s is ln(L / 2)": lambda L: math.log(L / 2),
+    }
+    return check(learner, cases, lambda L: math.log(2 * L), mistakes)
+
+
+def check_task_shares(
+    learner: Function,  # learner(sizes (tasks,), T) -> (tasks,), how often each task is drawn
+) -> Verdict:
+    "Is it n^(1/T) / sum of n^(1/T)?"
+    cases = {
+        "T = 1": (torch.tensor([900.0, 90.0, 10.0]), 1.0),
+        "T = 2": (torch.tensor([900.0, 90.0, 10.0]), 2.0),
+        "T = 100": (torch.tensor([5000.0, 50.0]), 100.0),
+    }
+
+    def shares(sizes: Tensor, T: float) -> Tensor:
+        return sizes ** (1 / T) / (sizes ** (1 / T)).sum()
+
+    mistakes: dict[str, Function] = {
+        "your shares have the power T; it is 1 / T": lambda n, T: shares(n, 1 / T),
+        "your shares are a softmax of the sizes": lambda n, T: (n / T).softmax(0),
+        "your shares do not sum to one": lambda n, T: n ** (1 / T),
+        "your shares leave the temperature out": lambda n, T: shares(n, 1.0),
+        "your shares raise to the power after the division, and then no longer sum to one": lambda n, T: (
+            (n / n.sum()) ** (1 / T)
+        ),
+    }
+    return check(learner, cases, shares, mistakes)
+
+
+def check_dynamic_weights(
+    learner: Function,  # learner(last (tasks,), before (tasks,), T) -> (tasks,)
+) -> Verdict:
+    "Is it K softmax(r / T), r = last / before?"
+    cases = {
+        "two tasks": (torch.tensor([0.5, 0.9]), torch.tensor([1.0, 1.0]), 2.0),
+        "three tasks": (torch.tensor([0.2, 3.0, 0.6]), torch.tensor([0.8, 3.1, 0.5]), 1.0),
+        "all at one pace": (torch.tensor([0.4, 4.0]), torch.tensor([0.8, 8.0]), 2.0),
+    }
+    mistakes: dict[str, Function] = {
+        "your weights sum to one; they sum to the number of tasks": lambda a, b, T: (a / b / T).softmax(0),
+        "your ratio is upside down: the task that still falls fast would count more": lambda a, b, T: (
+            len(a) * (b / a / T).softmax(0)
+        ),
+        "your weights leave the temperature out": lambda a, b, T: len(a) * (a / b).softmax(0),
+        "your weights multiply by the temperature": lambda a, b, T: len(a) * (a / b * T).softmax(0),
+        "your weights come from the losses, not from how they changed": lambda a, b, T: len(a) * (a / T).softmax(0),
+    }
+    return check(learner, cases, lambda a, b, T: len(a) * (a / b / T).softmax(0), mistakes)
+
+
+def check_projection(
+    learner: Function,  # learner(g (parameters,), other (parameters,)) -> (parameters,)
+) -> Verdict:
+    "Is what goes against the other taken away, and only where they conflict?"
+    g = random_tensor(6)
+    cases = {
+        "a conflict": (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 2.0])),
+        "agreement": (torch.tensor([1.0, 1.0]), torch.tensor([0.5, 2.0])),
+        "opposites": (g, -2 * g),
+        "six parameters": (g, -g + random_tensor(6, seed=1, size=1.0)),
+    }
+
+    def project(g: Tensor, other: Tensor) -> Tensor:
+        return g - torch.clamp(g @ other, max=0) / other.square().sum() * other
+
+    mistakes: dict[str, Function] = {
+        "your gradient is changed where the two agree; leave it alone there": lambda g, o: (
+            g - (g @ o) / o.square().sum() * o
+        ),
+        "your gradient is not changed at all": lambda g, o: g,
+        "your projection divides by the length; the square of the length is needed": lambda g, o: (
+            g - torch.clamp(g @ o, max=0) / o.norm() * o
+        ),
+        "your projection is added; it has to be taken away": lambda g, o: (
+            g + torch.clamp(g @ o, max=0) / o.square().sum() * o
+        ),
+        "your projection is that of the other on g": lambda g, o: g - torch.clamp(g @ o, max=0) / (g @ g) * g,
+        "your gradient is set to zero where they conflict; only the part against the other goes": lambda g, o: (
+            g * (g @ o >= 0)
+        ),
+    }
+    return check(learner, cases, project, mistakes)
+
+
+def check_gradnorm_targets(
+    learner: Function,  # learner(weights, norms, progress, alpha), each but alpha (tasks,) -> (tasks,)
+) -> Verdict:
+    "Is it the mean of the weighted norms, times (relative progress)^alpha?"
+    w, n, p = (random_tensor(3, seed=i).abs() + 0.1 for i in range(3))
+    cases = {
+        "three tasks": (w, n, p, 1.5),
+        "alpha = 0": (w, n, p, 0.0),
+        "equal progress": (w, n, torch.full((3,), 0.4), 1.5),
+    }
+
+    def targets(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float) -> Tensor:
+        return (weights * norms).mean() * (progress / progress.mean()) ** alpha
+
+    mistakes: dict[str, Function] = {
+        "your targets leave the weights out of the norms": lambda w, n, p, a: targets(torch.ones_like(w), n, p, a),
+        "your targets take the progress itself, not relative to the mean": lambda w, n, p, a: (w * n).mean() * p**a,
+        "your targets begin from each task's own norm, not from the mean": lambda w, n, p, a: (
+            w * n * (p / p.mean()) ** a
+        ),
+        "your targets multiply by alpha; it is a power": lambda w, n, p, a: (w * n).mean() * p / p.mean() * a,
+        "your targets leave alpha out": lambda w, n, p, a: targets(w, n, p, 1.0),
+        "your targets are upside down: the slow task needs the larger gradient": lambda w, n, p, a: targets(
+            w, n, p, -a
+        ),
+    }
+    return check(learner, cases, targets, mistakes)
+
+
+__all__ = [
+    "check_uncertainty",
+    "check_best_uncertainty",
+    "check_task_shares",
+    "check_dynamic_weights",
+    "check_projection",
+    "check_gradnorm_targets",
+]

@@ -1,0 +1,88 @@
+"""Texts with labels, in three splits that never share a text: packaged, or from elsewhere."""
+
+import html
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_lessons.lab.data.assets import asset_path
+from finetune_lessons.lab.data.csv_files import decode
+from finetune_lessons.lab.data.external_data import external_splits
+from finetune_lessons.lab.data.progress import no_progress_bars
+from finetune_lessons.lab.data.splits import Row, normal_form, split_rows, with_n_eval, with_n_train, without_repeats
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+RATED = {  # name -> how its files begin in the VADER package
+    "movies": "movieReviewSnippets",
+    "products": "amazonReviewSnippets",
+    "editorials": "nytEditorialSnippets",
+    "tweets": "tweets",
+}
+PACKAGED = (*RATED, "news")
+NEUTRAL_BAND = 0.5  # rated texts with |intensity| up to here are neither positive nor negative
+_RATED_SIZES = {"validation": 500, "test": 1000}
+_NEWS_SIZES = {"validation": 200, "test": 400}
+
+
+def load_data(
+    name: str | Path,  # a name of `PACKAGED`, a hub id ("glue/sst2", "stanfordnlp/imdb") or a local folder
+    n_train: int | None = None,  # training texts to draw, with the class shares of the whole; None: all
+    n_eval: int | None = None,  # validation and test texts each, at most; None: all
+    seed: int = 0,  # of which training texts are drawn, and of their order
+) -> "DatasetDict":
+    """Train, validation and test, with the columns text and label, and no text in two splits.
+
+    Validation and test are the same for every `seed` and `n_train`; `n_eval` keeps their class shares.
+    `movies`, `products`, `editorials`, `tweets` add ratings (the raw -4..4 of 15 to 99 raters) and intensity, always
+    the mean of those ratings; texts with |intensity| <= 0.5 are left out, the others are negative or positive.
+    `news` adds title.
+    From elsewhere: a column sentence, content or review is renamed text if there is none; a split whose labels are
+    hidden (-1) is left out; without a test split the validation split becomes the test; a split that is still missing
+    is a tenth of train (at most 1,000 texts). Each such step is printed.
+    Raises ValueError for anything that cannot be loaded.
+    """
+    name = str(name)
+    if name in RATED:
+        splits = split_rows(_rated_rows(name), _RATED_SIZES, ["negative", "positive"])
+    elif name == "news":
+        rows = _news_rows()
+        splits = split_rows(rows, _NEWS_SIZES, sorted({row["label"] for row in rows}))
+    else:
+        with no_progress_bars():
+            splits = external_splits(name, PACKAGED)
+    return with_n_train(with_n_eval(splits, n_eval), n_train, seed, name)
+
+
+def _rated_rows(name: str) -> list[Row]:
+    folder = asset_path("vader") / "hutto_ICWSM_2014"
+    raters = dict(_tab_separated(folder / f"{RATED[name]}_anonDataRatings.txt", (0, 3)))
+    rows = []
+    for key, text in _tab_separated(folder / f"{RATED[name]}_GroundTruth.txt", (0, 2)):
+        ratings = json.loads(raters[key])
+        # The published mean is not used: in 196 of the 4,200 tweets it differs from that of the raw ratings.
+        intensity = sum(ratings) / len(ratings)
+        if abs(intensity) > NEUTRAL_BAND:
+            label = "positive" if intensity > 0 else "negative"
+            text = html.unescape(text).strip()
+            rows.append({"text": text, "label": label, "intensity": intensity, "ratings": ratings})
+    return without_repeats(rows)
+
+
+def _tab_separated(file: Path, columns: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    for line in file.read_text(encoding="utf-8-sig").strip("\n").split("\n"):
+        cells = line.split("\t")
+        yield cells[columns[0]], cells[columns[1]]
+
+
+def _news_rows() -> list[Row]:
+    rows = []
+    for file in sorted((asset_path("news") / "bbcnews").rglob("*.txt")):
+        article, _ = decode(file.read_bytes())
+        title, _, body = article.strip().partition("\n")
+        rows.append({"text": body.strip(), "label": file.parent.name, "title": title.strip()})
+    # The source repeats articles, some with a new opening or a new end.
+    rows = without_repeats(rows, lambda row: normal_form(row["text"])[:150])
+    return without_repeats(rows, lambda row: normal_form(row["text"])[-150:])

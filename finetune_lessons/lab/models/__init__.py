@@ -1,0 +1,1 @@
+"""Pretrained models with their tokenizers, from a package, a folder or a hub."""

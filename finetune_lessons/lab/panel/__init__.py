@@ -1,0 +1,1 @@
+"""Live panels and explorers for notebooks."""

@@ -1,0 +1,1 @@
+"""What runs were worth, side by side: comparisons over seeds, plots, profiles, memory."""

@@ -1,0 +1,40 @@
+"""Every notebook runs, at the smallest scale, through the function that `finetune-lessons run` uses."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from finetune_lessons.lab.notebooks.executing import execute, lessons
+
+NBS = Path(__file__).parents[3] / "nbs"
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_lessons_have_unique_numbers_and_names():
+    numbers, names = zip(*(path.stem.split("_", 1) for path in lessons()), strict=True)
+    assert "11" in numbers
+    assert len(set(numbers)) == len(set(names)) == len(lessons())
+
+
+@pytest.mark.parametrize("path", [*lessons(), NBS / "benchmarks.ipynb"], ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    notebook = execute(path, "smoke")
+    assert outputs(notebook)
+    noise = [output.text for output in outputs(notebook) if output.get("name") == "stderr" and "Warning" in output.text]
+    assert not noise
+
+
+def test_examples_of_the_readme_run(tmp_path):
+    notebook = nbformat.read(NBS / "index.ipynb", as_version=4)
+    first, second = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "n_train=2000" in first.source and "epochs=2" in first.source and "epochs=2" in second.source
+    for example in (first, second):
+        example.source = example.source.replace("n_train=2000", "n_train=64").replace("epochs=2", "epochs=1")
+    nbformat.write(notebook, tmp_path / "index.ipynb")
+    executed = execute(tmp_path / "index.ipynb")
+    assert any("accuracy" in output.get("data", {}).get("text/plain", "") for output in outputs(executed))
+    assert (tmp_path / "movies_adapters" / "method.json").is_file()

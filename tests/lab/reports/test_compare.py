@@ -1,0 +1,128 @@
+"""A table that adds up, survives its file, and a memory gauge that sees what was taken."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_data, tiny_model, tiny_run, weights
+
+from finetune_lessons.lab.reports import memory
+from finetune_lessons.lab.reports.compare import compare, load_results, save_results, summary
+from finetune_lessons.lab.reports.memory import PeakMemory
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def make_run(seed, freeze=False):
+    model = tiny_model("bert", seed=seed)
+    model.bert.requires_grad_(not freeze)
+    return tiny_run(model, tiny_data(32), seed=seed, epochs=1, eval_every=1)
+
+
+METHODS = {"full": make_run, "head only": lambda seed: make_run(seed, freeze=True)}
+
+
+@pytest.fixture(scope="module")
+def table():
+    torch.set_num_threads(1)
+    return compare(METHODS, seeds=(0, 1, 2), split="test")
+
+
+def test_one_row_a_run_with_all_that_was_measured(table):
+    metrics, costs = ["accuracy", "precision", "recall", "f1", "loss"], ["seconds", "memory_mb"]
+    assert list(table.columns) == ["method", "seed", *metrics, *costs, "trainable", "parameters"]
+    assert sorted(zip(table["method"], table["seed"], strict=True)) == [(m, s) for m in METHODS for s in range(3)]
+    full, head = tiny_model("bert").num_parameters(), 32 * 2 + 2
+    assert set(table["parameters"]) == {full}
+    assert set(table.loc[table["method"] == "head only", "trainable"]) == {head}
+    assert set(table.loc[table["method"] == "full", "trainable"]) == {full}
+
+
+def test_metrics_are_those_of_the_run_alone(table):
+    run = make_run(1)
+    for _ in run:
+        pass
+    row = table[(table["method"] == "full") & (table["seed"] == 1)].iloc[0]
+    assert {name: row[name] for name in run.evaluate("test")} == run.evaluate("test")
+
+
+def test_seconds_are_of_training_only():
+    runs = []
+    row = compare({"one": lambda seed: runs.append(make_run(seed)) or runs[-1]}, seeds=[0]).iloc[0]
+    assert row["seconds"] == pytest.approx(runs[0].history["seconds"].sum())
+
+
+def test_summary_is_mean_and_standard_deviation(table):
+    short = summary(table)
+    assert list(short.index) == ["full", "head only"]
+    assert list(short.columns) == ["accuracy", "std", "seeds", "seconds", "memory_mb", "trainable"]
+    for method, row in short.iterrows():
+        values = table.loc[table["method"] == method]
+        assert row["accuracy"] == pytest.approx(np.mean(values["accuracy"]))
+        assert row["std"] == pytest.approx(np.std(values["accuracy"], ddof=1)) and row["seeds"] == 3
+        assert row["seconds"] == np.median(values["seconds"])
+    assert list(summary(table, "f1").columns)[0] == "f1"
+    with pytest.raises(ValueError, match="no metric 'acuracy' in the table; its columns are method, seed, accuracy"):
+        summary(table, "acuracy")
+
+
+@pytest.mark.parametrize("arguments", [({}, (0,)), (METHODS, ())])
+def test_nothing_to_compare_is_refused(arguments):
+    with pytest.raises(ValueError, match="at least one method and one seed"):
+        compare(*arguments)
+
+
+def test_results_survive_their_file(table, tmp_path):
+    path = tmp_path / "results" / "11.json"
+    save_results(path, table, data="movies", lr=1e-4)
+    again = load_results(path)
+    pd.testing.assert_frame_equal(again, table, atol=1e-6)
+    assert again.attrs["config"] == {"data": "movies", "lr": 1e-4} and again.attrs["seeds"] == [0, 1, 2]
+    assert again.attrs["versions"]["torch"] == torch.__version__
+    assert {"cpu", "threads", "gpu", "python"} == set(again.attrs["machine"])
+    assert json.loads(path.read_text())["runs"][0]["method"] == "full"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"runs": 3}'])
+def test_a_file_without_results_is_refused(content, tmp_path):
+    if content is not None:
+        (tmp_path / "11.json").write_text(content)
+    with pytest.raises(ValueError, match="11.json"):
+        load_results(tmp_path / "11.json")
+
+
+# memory
+
+
+@pytest.mark.parametrize("gauge", ["kernel", "sampler"])
+def test_peak_memory_sees_what_was_taken_each_time(gauge, monkeypatch):
+    if gauge == "sampler":
+        monkeypatch.setattr(memory, "_reset_high_water_mark", lambda: False)
+    for _ in range(2):
+        with PeakMemory() as peak:
+            block = torch.ones(2**24)
+            total = sum(float(block[:1000].sum()) for _ in range(20_000 if gauge == "sampler" else 1))
+            del block
+        assert total > 0 and peak.megabytes == pytest.approx(64, rel=0.1)
+    with PeakMemory() as nothing:
+        pass
+    assert nothing.megabytes < 8
+
+
+def test_peak_memory_does_not_hide_in_what_earlier_code_freed():
+    def take():
+        return [b"x" * 2**16 for _ in range(1024)]
+
+    freed, above = take(), b"x" * 2**16  # with something above it the heap cannot shrink by itself
+    del freed
+    with PeakMemory() as peak:
+        again = take()
+    assert peak.megabytes == pytest.approx(64, rel=0.1) and above and again
+
+
+def test_peak_memory_of_a_run_covers_its_model():
+    with PeakMemory() as peak:
+        held = weights(tiny_model("bert", vocab_size=200_000))
+    assert peak.megabytes > 2 * 200_000 * 32 * 4 / 2**20 * 0.9 and held

@@ -1,0 +1,122 @@
+"""Figures say what they show, and draw."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tiny import tiny_model, tiny_run
+
+from finetune_lessons.lab.reports.plots import plot_calibration, plot_comparison, plot_confusion, plot_runs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def drawn(figure: Figure) -> Figure:
+    "The same figure, once it was drawn as a PNG."
+    assert isinstance(figure, Figure)
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png")
+        assert file.getvalue().startswith(b"\x89PNG")
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    for ax in figure.axes:
+        assert (ax.get_title() or figure.get_suptitle()) and ax.get_xlabel()
+    return figure
+
+
+def legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+@pytest.fixture(scope="module")
+def run():
+    torch.set_num_threads(1)
+    finished = tiny_run(eval_every=None)
+    for _ in finished:
+        pass
+    return finished
+
+
+def test_one_run_shows_its_loss_and_its_metric(run):
+    loss, accuracy = drawn(plot_runs(run)).axes
+    raw, smooth = loss.lines
+    assert raw.get_ydata().tolist() == run.history["loss"].tolist() and raw.get_xdata().tolist() == list(range(1, 17))
+    assert smooth.get_ydata()[-1] == pytest.approx(run.history["loss"][-10:].mean())
+    assert accuracy.lines[0].get_ydata().tolist() == [step.metrics["accuracy"] for step in run.steps if step.metrics]
+    assert accuracy.lines[0].get_xdata().tolist() == [8, 16]
+    assert loss.get_title() == "Training loss (mean of 10 steps)" and loss.get_ylabel() == "loss"
+    assert accuracy.get_ylabel() == "accuracy" and loss.get_legend() is None
+
+
+def test_several_runs_have_a_legend_and_each_its_curve(run):
+    runs = {f"run {i}": run for i in range(9)}
+    loss, accuracy = drawn(plot_runs(runs, metric="f1", smooth=1)).axes
+    assert legend(accuracy) == list(runs) and accuracy.get_title() == "Validation f1"
+    assert len(loss.lines) == 18 and len(accuracy.lines) == 9
+    assert len({(line.get_color(), line.get_linestyle()) for line in loss.lines[1::2]}) == 7
+
+
+def test_runs_without_evaluation_show_the_loss_alone(run):
+    started = tiny_run(tiny_model("bert"))
+    (loss,) = drawn(plot_runs({"not begun": started, "a": tiny_run()})).axes
+    assert legend(loss) == ["not begun", "a"]
+    next(started)
+    assert len(drawn(plot_runs({"with": run, "without": started})).axes) == 2
+
+
+def test_a_negative_loss_is_in_the_picture():
+    run = tiny_run(loss=lambda model, batch: model.classifier.bias.sum() - 3, epochs=1)
+    for _ in run:
+        pass
+    (loss,) = drawn(plot_runs(run)).axes
+    assert loss.get_ylim()[0] <= min(run.history["loss"]) < 0
+
+
+def test_an_unknown_metric_is_refused(run):
+    with pytest.raises(ValueError, match="no metric 'acuracy' in these runs; there are: accuracy, f1, loss"):
+        plot_runs(run, metric="acuracy")
+    table = pd.DataFrame({"method": ["a"], "seed": [0], "f1": [1.0]})
+    with pytest.raises(ValueError, match="no metric 'accuracy' in the table; its columns are method, seed, f1"):
+        plot_comparison(table)
+
+
+def test_comparison_has_a_dot_for_each_seed_and_a_bar_at_the_mean():
+    table = pd.DataFrame({"method": ["a", "b", "a", "b"], "seed": [0, 0, 1, 1], "f1": [0.5, 0.7, 0.6, 0.9]})
+    figure = drawn(plot_comparison(table, "f1"))
+    (ax,) = figure.axes
+    dots, bars = ax.lines[::2], ax.lines[1::2]
+    assert [line.get_xdata().tolist() for line in dots] == [[0.5, 0.6], [0.7, 0.9]]
+    assert [float(line.get_xdata()[0]) for line in bars] == pytest.approx([0.55, 0.8])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_xlabel() == "f1" and "2 seeds" in figure.get_suptitle()
+
+
+def test_the_title_of_a_comparison_fits_beside_long_names():
+    table = pd.DataFrame({"method": ["prefix, 20 tokens, from a text"] * 2, "seed": [0, 1], "accuracy": [0.7, 0.8]})
+    figure = drawn(plot_comparison(table))
+    (title,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
+    box = title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_confusion_counts_and_shares():
+    (ax,) = drawn(plot_confusion([0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1], ["bad", "good", "never"])).axes
+    texts = {tuple(int(x) for x in text.get_position()): text.get_text() for text in ax.texts}
+    # positions are (predicted, true)
+    assert texts[0, 0] == "1\n33%" and texts[1, 0] == "2\n67%" and texts[0, 1] == "0\n0%" and texts[1, 1] == "3\n100%"
+    assert texts[2, 2] == "0\n0%" and len(texts) == 9
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["bad", "good", "never"]
+    assert np.asarray(ax.images[0].get_array())[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0])
+
+
+def test_calibration_is_accuracy_against_confidence():
+    confidence = {"raw": [0.95, 0.95, 0.55, 1.0], "calm": [0.7, 0.7, 0.6, 0.7]}
+    (ax,) = drawn(plot_calibration(confidence, [True, False, False, True])).axes
+    assert legend(ax) == ["perfect", "raw", "calm"]
+    _, raw, calm = ax.lines
+    assert raw.get_xdata() == pytest.approx([0.55, 2.9 / 3]) and raw.get_ydata() == pytest.approx([0, 2 / 3])
+    assert calm.get_xdata() == pytest.approx([0.6, 0.7]) and calm.get_ydata() == pytest.approx([0, 2 / 3])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("confidence", "accuracy")
