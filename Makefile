@@ -43,8 +43,9 @@ lesson: $(READY)  ## Execute one lesson and print its results: make lesson L=11
 test: $(READY) lint browser  ## Run all tests, those in a real browser too
 	$(BIN)/python -m pytest
 
-lint: $(READY)  ## Check style and types
+lint: $(READY)  ## Check style, types, and which way imports go
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 bench: $(READY)  ## Measure all for nbs/benchmarks.ipynb, or print one: make bench B=training
@@ -66,5 +67,5 @@ browser:  ## Install what the browser tests drive, where it is missing (Debian, 
 	fi
 
 clean:  ## Remove .venv and all that was built; cached models and data stay
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
