@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_lessons.lab.data import assets
-from finetune_lessons.lab.data.assets import ASSETS, Asset, AssetError, asset_path, assets_table, extract, home
+from finetune_lessons.lab.data import assets, fetching
+from finetune_lessons.lab.data.archives import extract
+from finetune_lessons.lab.data.assets import ASSETS, AssetError, asset_path, assets_table, home
+from finetune_lessons.lab.data.catalogue import Asset
 
 TEXT = "a little data\n" * 50
 
@@ -139,7 +141,7 @@ def test_a_source_distribution_is_fetched(links, monkeypatch):
 
 def test_a_ready_folder_needs_no_pip(tiny, monkeypatch):
     folder = asset_path("tiny")
-    monkeypatch.setattr(assets, "_download", lambda *_: pytest.fail("fetched again"))
+    monkeypatch.setattr(assets, "download", lambda *_: pytest.fail("fetched again"))
     assert asset_path("tiny") == folder
     assert asset_path("tiny", verify=True) == folder
 
@@ -147,7 +149,7 @@ def test_a_ready_folder_needs_no_pip(tiny, monkeypatch):
 def test_a_copied_cache_is_still_good(tiny, monkeypatch):
     file = asset_path("tiny") / "data" / "a.txt"
     os.utime(file, (1, 1))
-    monkeypatch.setattr(assets, "_download", lambda *_: pytest.fail("fetched again"))
+    monkeypatch.setattr(assets, "download", lambda *_: pytest.fail("fetched again"))
     asset_path("tiny")
 
 
@@ -242,7 +244,7 @@ def test_without_network_a_damaged_folder_is_not_taken_for_good(tiny, links):
 
 
 def test_without_pip_the_error_says_how_to_get_it(tiny, monkeypatch):
-    monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(AssetError, match="ensurepip"):
         asset_path("tiny")
 
@@ -259,7 +261,7 @@ def test_the_hash_is_checked_even_if_pip_does_not(tiny, monkeypatch):
         (scratch / "x.whl").write_bytes(b"something else")
         return scratch / "x.whl"
 
-    monkeypatch.setattr(assets, "_download", swapped)
+    monkeypatch.setattr(assets, "download", swapped)
     with pytest.raises(AssetError, match="another content"):
         asset_path("tiny")
 
@@ -320,7 +322,7 @@ def fetch_in_a_process(links: Path, first: str = "") -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("moment", ["extract", "_citation", "_write_manifest", "os.replace"])
+@pytest.mark.parametrize("moment", ["extract", "_citation", "write_manifest", "os.replace"])
 def test_a_killed_fetch_leaves_nothing_that_looks_ready(tiny, links, moment):
     process = fetch_in_a_process(links, first=f"kill_at({moment!r})")
     process.communicate()

