@@ -7,7 +7,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from finetune_lessons.lab.panel.knobs import Knobs, classed
+from finetune_lessons.lab.panel.controls import classed
+from finetune_lessons.lab.panel.knobs import Knobs
 from finetune_lessons.lab.panel.live_plot import Chart, Line, colour, figure_png, number, png, svg
 from finetune_lessons.lab.panel.errors import explain, settings
 from finetune_lessons.lab.panel.style import STYLE

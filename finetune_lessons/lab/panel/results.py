@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from finetune_lessons.lab.panel.knobs import classed
+from finetune_lessons.lab.panel.controls import classed
 from finetune_lessons.lab.panel.live_plot import number, swatch
 from finetune_lessons.lab.panel.traces import Trace, clock
 

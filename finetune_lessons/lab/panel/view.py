@@ -1,12 +1,16 @@
 """What a panel looks like: its widgets, and the only code that writes to them."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import ipywidgets as widgets
 
-from finetune_lessons.lab.panel.knobs import Knobs, classed
-from finetune_lessons.lab.panel.live_plot import Chart, svg
+from finetune_lessons.lab.panel.charts import charts_of
+from finetune_lessons.lab.panel.controls import classed
+from finetune_lessons.lab.panel.knobs import Knobs
+from finetune_lessons.lab.panel.live_plot import svg
 from finetune_lessons.lab.panel.results import Results
 from finetune_lessons.lab.panel.style import STYLE
 from finetune_lessons.lab.panel.traces import GRAD_NORM, LR, Trace, clock
@@ -37,6 +41,7 @@ class PanelView:
         self.play = widgets.Play(max=10**9, interval=10, layout={"display": "none"})
         self._playing = "playing" if self.play.has_trait("playing") else "_playing"  # the latter in ipywidgets 7
         self.results = Results()
+        self._drawing = threading.Lock()
         self.root = classed(
             widgets.VBox(
                 [
@@ -85,11 +90,19 @@ class PanelView:
         self.guess.disabled = self.commit.disabled = False
         self.guess.value = ""
 
-    def draw(self, charts: Sequence[Chart], trace: Trace | None, machine: Mapping[str, str]) -> None:
-        self.stats.value = _stats(trace, machine) if trace else ""
-        main, *small = charts
+    def draw(self, traces: Sequence[Trace], run: Any) -> None:
+        "Redraw curves and figures. A failure here is shown in place of the plot, and the training goes on."
+        with self._drawing:
+            try:
+                self._draw(traces, run)
+            except Exception as error:
+                self.plot.value = f"<p>The curves could not be drawn ({type(error).__name__}: {error}).</p>"
+
+    def _draw(self, traces: Sequence[Trace], run: Any) -> None:
+        main, *small = charts_of(traces, self.results.picked)
+        self.stats.value = _stats(traces[-1], _machine(run)) if traces else ""
         drawn = [svg(main, 606, 306, "ftl-main"), *(svg(chart, 300, 150) for chart in small)]
-        step = trace.steps if trace else 0
+        step = traces[-1].steps if traces else 0
         self.plot.value = (
             f'<div class="ftl-plot"><div class="ftl-charts" data-step="{step}">{"".join(drawn)}</div></div>'
         )
@@ -145,6 +158,18 @@ def _stats(trace: Trace, machine: Mapping[str, str]) -> str:
     done = f' value="{trace.steps}"' if trace.total else ""
     bar = f'<progress aria-label="Progress of {trace.name}" max="{trace.total or 1}"{done}></progress>'
     return f'{bar}<div class="ftl-stats">{cells}</div>'
+
+
+def _machine(run: Any) -> dict[str, str]:
+    "Device, number format and memory in use."
+    import psutil
+    import torch
+
+    device = getattr(run, "device", torch.device("cpu"))
+    on_gpu = torch.device(device).type == "cuda"
+    used = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
+    precision = getattr(run, "precision", "")
+    return {"device": f"{device} {precision}".strip(), "memory": f"{used / 1e6:,.0f} MB"}
 
 
 def _row(*children: widgets.Widget) -> widgets.Widget:

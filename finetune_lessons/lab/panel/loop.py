@@ -1,0 +1,178 @@
+"""The loop that all drives share: one run at a time is built, trained step by step, stopped, gone on with."""
+
+import atexit
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from finetune_lessons.lab.panel.errors import explain, out_of_memory
+from finetune_lessons.lab.panel.knobs import Knobs
+from finetune_lessons.lab.panel.traces import Trace
+from finetune_lessons.lab.panel.view import PanelView
+
+REDRAW_EVERY = 0.2  # seconds
+_END = object()
+_loops: "WeakSet[Loop]" = WeakSet()
+
+
+class Loop:
+    "The runs of one panel. Whoever calls `begin` and then `advance` trains, in a thread or the caller's own time."
+
+    def __init__(
+        self,
+        make_run: Callable[..., Any],
+        knobs: Knobs,
+        view: PanelView,
+        on_rest: Callable[[], None],  # called when a run has ended, before the status says so
+    ):
+        self.latest: Any = None  # what make_run returned last
+        self.traces: list[Trace] = []
+        self.guess: str | None = None  # the learner's prediction
+        self.closed = False
+        self.lock = threading.RLock()  # of whoever starts or ticks
+        self.idle = threading.Event()
+        self._make_run, self._knobs, self._view, self._on_rest = make_run, knobs, view, on_rest
+        self._steps: Iterator[Any] | None = None
+        self._made = 0
+        self._stop, self._saying = threading.Event(), threading.Lock()
+        self._next_draw = 0.0
+        _loops.add(self)
+
+    @property
+    def resumable(self) -> bool:
+        return bool(self.traces) and self.traces[-1].outcome == "stopped"
+
+    def begin(self, again: bool = False) -> bool:
+        "Become busy with a new run, or again with the last one; False if that is not possible."
+        with self.lock:
+            if not self.idle.is_set() or self.closed or (again and not self.resumable):
+                return False
+            self.idle.clear()
+            self._stop.clear()
+        if not again:
+            self.latest = self._steps = None  # free the last run before the next one is built
+            self._made += 1
+            self.traces.append(Trace(self._made, self._knobs.values, self.guess))
+        trace = self.traces[-1]
+        trace.outcome = "running"
+        self._next_draw = 0.0
+        self._view.results.show(self.traces)
+        self.enable()
+        self._view.say(f"Run {trace.number} is training." if again else f"Run {trace.number} is being built.")
+        return True
+
+    def advance(self, seconds: float = math.inf, raises: bool = False) -> bool:
+        "Train until the end, a stop, a failure, or for some seconds; True while there is more to do."
+        until = time.perf_counter() + seconds
+        trace, during = self.traces[-1], "building the run"
+        try:
+            if self._steps is None:
+                self._steps = self._build(trace)
+            while not self._stop.is_set():
+                during = f"training step {trace.steps}"
+                before = time.perf_counter()
+                step = next(self._steps, _END)
+                now = time.perf_counter()
+                if step is _END:
+                    self._end(trace, "done")
+                    return False
+                trace.append(step, now - before)
+                if now >= self._next_draw:
+                    self.draw()
+                if now >= until:
+                    return True
+            self._end(trace, "stopped")
+        except KeyboardInterrupt:
+            self._end(trace, "stopped")
+            raise
+        except Exception as error:
+            self._fail(trace, error, during)
+            if raises:
+                raise
+        return False
+
+    def stop(self) -> None:
+        "End `advance` after its current step."
+        if not self.idle.is_set():
+            self._stop.set()
+            self._view.stop.disabled = True
+            self._say_if_busy("Stopping after this step.")
+
+    def remove(self, number: int) -> None:
+        trace = next((trace for trace in self.traces if trace.number == number), None)
+        if trace is None:
+            raise ValueError(f"there is no run {number}; there are {[t.number for t in self.traces]}")
+        if trace.outcome == "running":
+            return
+        if trace is self.traces[-1]:
+            self._steps = None
+        self.traces.remove(trace)
+        self._view.results.show(self.traces)
+        self.draw()
+        self.enable()
+
+    def clear(self) -> None:
+        "Forget all runs."
+        self.traces, self._made, self.guess = [], 0, None
+        self.latest = self._steps = None
+
+    def draw(self) -> None:
+        self._view.draw(self.traces, self.latest)
+        self._next_draw = time.perf_counter() + REDRAW_EVERY
+
+    def enable(self) -> None:
+        self._view.enable(busy=not self.idle.is_set(), resumable=self.resumable)
+
+    def rest(self, text: str, error: str = "") -> None:
+        "Nothing trains: show where things stand. The status comes last, so that who reads it finds the rest done."
+        self.draw()
+        self._view.results.show(self.traces)
+        self._on_rest()
+        self._view.enable(busy=False, resumable=self.resumable)
+        with self._saying:
+            self._view.say(text, error)
+            self.idle.set()
+        if self.closed:
+            self._view.close()
+
+    def _build(self, trace: Trace) -> Iterator[Any]:
+        self.latest = self._make_run(**trace.values)
+        trace.total = len(self.latest) if hasattr(self.latest, "__len__") else None
+        self._say_if_busy(f"Run {trace.number} is training.")
+        return iter(self.latest)
+
+    def _end(self, trace: Trace, outcome: str) -> None:
+        trace.outcome = outcome
+        sentences = {
+            "done": f"Run {trace.number} is done after {trace.steps:,} steps: loss {trace.loss:.4g}.",
+            "stopped": f"Run {trace.number} is stopped after {trace.steps:,} steps. Resume goes on from here.",
+        }
+        guess = f" You predicted: {trace.guess}." if trace.guess is not None and outcome == "done" else ""
+        self.rest(sentences[outcome] + guess)
+
+    def _fail(self, trace: Trace, error: Exception, during: str) -> None:
+        trace.outcome = "failed"
+        self._steps = None
+        if out_of_memory(error):
+            self.latest = None
+        said = explain(error, during, trace.values, self._knobs.moved(trace.values))
+        self.rest(said, "".join(traceback.format_exception(error)))
+
+    def _say_if_busy(self, text: str) -> None:
+        with self._saying:
+            if not self.idle.is_set():
+                self._view.say(text)
+
+
+@atexit.register
+def _stop_all() -> None:
+    "A thread that is inside torch while Python ends would abort the process."
+    training = [loop for loop in _loops if not loop.idle.is_set()]
+    for loop in training:
+        loop.stop()
+    for loop in training:
+        loop.idle.wait(2)
