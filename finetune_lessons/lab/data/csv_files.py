@@ -1,14 +1,12 @@
 """A learner's own CSV or TSV file: read whole, or refused for a stated reason."""
 
-import csv
-import difflib
-import io
-import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_lessons.lab.data.splits import Row, class_names, counted_rows, split_rows, with_n_train, without_repeats
+from finetune_lessons.lab.data.csv_table import Table, read_table
+from finetune_lessons.lab.data.labels import class_names
+from finetune_lessons.lab.data.splits import Row, counted_rows, split_rows, with_n_train, without_repeats
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -23,13 +21,15 @@ def read_csv(
 ) -> "DatasetDict":
     """Train, validation and test (7 : 1 : 2 of each class) from a file, with the columns text and label.
 
-    The encoding (UTF-8, UTF-16 with its mark, else Windows-1252) and the separator (comma, semicolon, tab) are found.
+    The encoding (UTF-8, UTF-16 with its mark, GB18030 if the text is Chinese, else Windows-1252) and the separator
+    (comma, semicolon, tab, pipe, or the one that a first line like `sep=;` declares) are found.
     Rows without text or label, and repeated texts, are dropped, and their number is printed.
     Raises ValueError that says what is wrong with the file, FileNotFoundError if there is none.
     """
     path = Path(path).expanduser()
-    table = _read_table(path, text, label)
-    rows = [{"text": t.strip(), "label": c.strip()} for t, c in table]
+    table = _read(path, text, label)
+    cells = zip(table.column(text), table.column(label), strict=True)
+    rows = [{"text": text_cell, "label": label_cell} for text_cell, label_cell in cells]
     rows = _kept(rows, [row for row in rows if row["text"]], path, "without text")
     rows = _kept(rows, [row for row in rows if row["label"]], path, "without a label")
     names = _name_labels(rows)
@@ -42,81 +42,14 @@ def read_csv(
     return with_n_train(splits, n_train, seed, path.name)
 
 
-def _read_table(path: Path, text: str, label: str) -> list[tuple[str, str]]:
-    """The cells of the two columns, row by row; a row that ends early has empty cells."""
+def _read(path: Path, text: str, label: str) -> Table:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; `load_data` reads folders, `read_csv` reads one file")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if text == label:
         raise ValueError(f"text and label are two columns; both are given as {text!r}")
-    content, encoding = decode(path.read_bytes())
-    if "\0" in content:
-        raise ValueError(f"{path} is not a text file; save it as CSV in UTF-8")
-    if not content.strip():
-        raise ValueError(f"{path} is empty")
-    if encoding not in ("utf-8-sig", "utf-16"):
-        print(f"{path.name}: not UTF-8, read as {encoding}.")
-    header, *rows = _parse(path, content, _separator(content, text, label))
-    columns = [_column(path, header, wanted) for wanted in (text, label)]
-    for line, cells in rows:
-        if len(cells) > len(header[1]):
-            raise ValueError(
-                f"{path}, line {line}: {len(cells)} cells under {len(header[1])} columns; "
-                "put a text that contains the separator in double quotes"
-            )
-    return [tuple(cells[c] if c < len(cells) else "" for c in columns) for _, cells in rows]  # type: ignore[misc]
-
-
-def decode(content: bytes) -> tuple[str, str]:
-    """The text, and the encoding that fits."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ["utf-16", "cp1252", "latin-1"]
-    else:
-        encodings = ["utf-8-sig", "cp1252", "latin-1"]
-    for encoding in encodings:
-        try:
-            return content.decode(encoding), encoding
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("latin-1 decodes any bytes")
-
-
-def _separator(content: str, text: str, label: str) -> str:
-    """The separator that makes the wanted columns appear in the header, else the one that makes most columns."""
-    header = re.split(r"[\r\n]", content.lstrip("\r\n"), maxsplit=1)[0]
-
-    def fit(separator: str) -> tuple[bool, int]:
-        names = [cell.strip(' "') for cell in header.split(separator)]
-        return {text, label} <= set(names), len(names)
-
-    return max(",;\t", key=fit)
-
-
-def _parse(path: Path, content: str, separator: str) -> list[tuple[int, list[str]]]:
-    """Line number and cells of each row that is not blank."""
-    limit = csv.field_size_limit(2**31 - 1)  # a text may be a book
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    try:
-        return [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {reader.line_num}: {error}; "
-            'put a text with double quotes in double quotes, and write each of its own twice ("")'
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _column(path: Path, header: tuple[int, list[str]], wanted: str) -> int:
-    names = [name.strip() for name in header[1]]
-    if names.count(wanted) == 1:
-        return names.index(wanted)
-    if wanted in names:
-        raise ValueError(f"{path} has {names.count(wanted)} columns named {wanted!r}; rename all but one")
-    close = difflib.get_close_matches(wanted.casefold(), [name.casefold() for name in names], n=1, cutoff=0.5)
-    hint = next((f"; did you mean {name!r}?" for name in names if close and name.casefold() == close[0]), "")
-    raise ValueError(f"{path} has no column {wanted!r}; its columns are {', '.join(map(repr, names))}{hint}")
+    return read_table(path, (text, label))
 
 
 def _kept(rows: list[Row], kept: list[Row], path: Path, fault: str) -> list[Row]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_lessons.lab.data.assets import asset_path
-from finetune_lessons.lab.data.csv_files import decode
 from finetune_lessons.lab.data.external_data import external_splits
 from finetune_lessons.lab.data.progress import no_progress_bars
 from finetune_lessons.lab.data.splits import Row, normal_form, split_rows, with_n_eval, with_n_train, without_repeats
+from finetune_lessons.lab.data.text_files import decode
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -39,9 +39,11 @@ def load_data(
     `movies`, `products`, `editorials`, `tweets` add ratings (the raw -4..4 of 15 to 99 raters) and intensity, always
     the mean of those ratings; texts with |intensity| <= 0.5 are left out, the others are negative or positive.
     `news` adds title.
-    From elsewhere: a column sentence, content or review is renamed text if there is none; a split whose labels are
-    hidden (-1) is left out; without a test split the validation split becomes the test; a split that is still missing
-    is a tenth of train (at most 1,000 texts). Each such step is printed.
+    From elsewhere: a column sentence, content or review is renamed text if there is none; words, whole numbers, True
+    and False are classes, the same in every split by name; CSV files are read as `read_csv` reads them; rows without
+    text or label are dropped; a split whose labels are hidden (all -1) or missing is left out; without a test split
+    the validation split becomes the test; a split that is still missing is a tenth of train (at most 1,000 texts).
+    Each such step is printed.
     Raises ValueError for anything that cannot be loaded.
     """
     name = str(name)

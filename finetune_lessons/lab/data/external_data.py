@@ -1,20 +1,20 @@
 """Data from elsewhere: a hub data set or a local folder, in three splits that share no text."""
 
-import difflib
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune_lessons.lab.data.splits import SPLIT_SEED, class_names, counted_rows, normal_form, stratified_draw
+from finetune_lessons.lab.data.labels import label_words, with_class_labels
+from finetune_lessons.lab.data.sources import load_source
+from finetune_lessons.lab.data.splits import SPLIT_SEED, counted_rows, normal_form, stratified_draw
 
 if TYPE_CHECKING:
-    from datasets import ClassLabel, Dataset
+    from datasets import Dataset
 
 TEXT_COLUMNS = ("text", "sentence", "content", "review")  # the first of these that a data set has is its text
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+HIDDEN = (-1, "-1", "-1.0")
 
 
 def external_splits(
@@ -25,14 +25,12 @@ def external_splits(
 
     Raises ValueError for anything that cannot be loaded.
     """
-    splits = {_split_name(split): _text_and_label(part, name) for split, part in _load(name, packaged).items()}
-    if len(splits) == 1:
-        splits = {"train": next(iter(splits.values()))}
-    splits = _with_visible_labels(splits, name)
-    if unused := sorted(splits.keys() - {"train", "validation", "test"}):
-        print(f"{name}: not used: {', '.join(unused)}.")
+    source = load_source(name, packaged, columns=(*TEXT_COLUMNS, "label"))
+    found = {split: _text_and_label(part, split, name) for split, part in _by_standard_name(source, name).items()}
+    splits = {split: part for split, part in found.items() if part is not None}
     if "train" not in splits:
-        raise ValueError(f"{name} has no split named train with labels; it has {', '.join(splits) or 'none'}")
+        raise ValueError(f"{name} has no split named train with labels; its splits are {', '.join(source) or 'none'}")
+    splits = with_class_labels(splits, name)
     if "test" not in splits and "validation" in splits:
         print(f"{name}: the validation split serves as the test split.")
         splits["test"] = splits.pop("validation")
@@ -43,113 +41,38 @@ def external_splits(
     return _without_overlap(splits, name)
 
 
-def _split_name(split: str) -> str:
-    return "validation" if split in ("valid", "val", "dev") else split
+def _by_standard_name(source: "dict[str, Dataset]", name: str) -> "dict[str, Dataset]":
+    """Train, validation and test, whichever there are; a split that is alone is train."""
+    if len(source) == 1:
+        return {"train": next(iter(source.values()))}
+    there = {standard: [split for split in names if split in source] for standard, names in SPLIT_NAMES.items()}
+    chosen = {standard: names[0] for standard, names in there.items() if names}
+    if unused := sorted(source.keys() - chosen.values()):
+        print(f"{name}: not used: {', '.join(unused)}.")
+    return {standard: source[split] for standard, split in chosen.items()}
 
 
-def _load(name: str, packaged: Sequence[str]) -> "dict[str, Dataset]":
-    """All splits of a local folder or a hub data set, by name."""
-    import datasets
-
-    folder = Path(name).expanduser()
-    ways: list[tuple[Callable, tuple[str, ...]]]
-    if folder.is_file():
-        raise ValueError(f"{name} is a file; `read_csv` reads CSV and TSV files, `load_data` takes their folder")
-    if folder.is_dir():
-        saved = any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json"))
-        ways = [(datasets.load_from_disk if saved else datasets.load_dataset, (str(folder),))]
-    else:
-        _check_not_misspelt(name, packaged)
-        ways = [(datasets.load_dataset, arguments) for arguments in _hub_arguments(name)]
-    failures = []
-    for load, arguments in ways:
-        try:
-            with _no_retry_notices():
-                loaded = load(*arguments)
-            return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
-        except Exception as error:  # whatever the hub, the network or a reader of files may raise
-            reason = str(error).strip().partition("\n")[0]
-            failures.append(f"{load.__name__}({', '.join(map(repr, arguments))}): {type(error).__name__}: {reason}")
-            if isinstance(error, ConnectionError):
-                break  # the next way would wait for the same network
-    raise ValueError(
-        f"cannot load {name!r}. Packaged, and in need of no network: {', '.join(packaged)}. "
-        "Anything else is a folder here or a hub id, which needs a network once. Tried " + "; ".join(failures)
-    )
-
-
-def _check_not_misspelt(name: str, packaged: Sequence[str]) -> None:
-    if close := difflib.get_close_matches(name.casefold(), packaged, n=1, cutoff=0.75):
-        raise ValueError(f"unknown data set {name!r}; did you mean {close[0]!r}? Packaged: {', '.join(packaged)}")
-
-
-@contextmanager
-def _no_retry_notices() -> Iterator[None]:
-    logger = logging.getLogger("huggingface_hub.utils._http")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _hub_arguments(name: str) -> list[tuple[str, ...]]:
-    """Ways to read a hub name: "a/b" is a user's data set or a configuration of data set a; "a/b/c" is one of a/b."""
-    first, _, last = name.rpartition("/")
-    if name.count("/") == 1:
-        return [(name,), (first, last)]
-    return [(first, last)] if first else [(name,)]
-
-
-def _text_and_label(part: "Dataset", name: str) -> "Dataset":
-    """Only the columns text and label, without rows that lack one."""
+def _text_and_label(part: "Dataset", split: str, name: str) -> "Dataset | None":
+    """Only the columns text and label, without rows that lack one; None if no label is known."""
     column = next((c for c in TEXT_COLUMNS if c in part.column_names), None)
-    if column is None or "label" not in part.column_names:
+    if column is None or (split == "train" and "label" not in part.column_names):
         raise ValueError(
             f"{name} needs a column label and one of {', '.join(TEXT_COLUMNS)}; it has {', '.join(part.column_names)}. "
             "Load it with datasets.load_dataset and rename its columns"
         )
-    if column != "text":
-        part = part.rename_column(column, "text")
-    part = part.select_columns(["text", "label"])
-    texts, labels = part["text"][:], part["label"][:]
-    whole = [i for i in range(len(part)) if texts[i] and str(texts[i]).strip() and labels[i] is not None]
+    labels = label_words(part) if "label" in part.column_names else []
+    if all(label is None or label in HIDDEN for label in labels):
+        print(f"{name}: the labels of the {split} split are hidden (-1) or missing; it is not used.")
+        return None
+    texts = part[column][:]
+    if odd := {type(text).__name__: text for text in texts if not isinstance(text, str | None)}:
+        kind = min(odd)
+        raise ValueError(f"the texts of {name}, its column {column!r}, must be strings; some are {kind}: {odd[kind]!r}")
+    rows = enumerate(zip(texts, labels, strict=True))
+    whole = [i for i, (text, label) in rows if text and not text.isspace() and label is not None]
     if len(whole) < len(part):
-        print(f"{name}: {counted_rows(len(part) - len(whole))} without text or label dropped.")
-    return part.select(whole)
-
-
-def _with_visible_labels(splits: "dict[str, Dataset]", name: str) -> "dict[str, Dataset]":
-    """Labels as one ClassLabel for all splits; splits with hidden labels (-1) are left out."""
-    visible = {}
-    for split, part in splits.items():
-        if -1 in part["label"][:]:
-            print(f"{name}: the labels of the {split} split are hidden (-1); it is not used.")
-        else:
-            visible[split] = part
-    return _as_class_labels(visible, name)
-
-
-def _as_class_labels(splits: "dict[str, Dataset]", name: str) -> "dict[str, Dataset]":
-    from datasets import ClassLabel
-
-    if all(isinstance(part.features["label"], ClassLabel) for part in splits.values()):
-        return splits
-    given = [label for part in splits.values() for label in part["label"][:]]
-    if odd := next((label for label in given if not isinstance(label, int | str)), None):
-        raise ValueError(f"the labels of {name} are not classes; one of them is {odd!r}")
-    names, of_value = class_names([str(label) for label in given])
-    feature = ClassLabel(names=names)
-    return {split: _with_labels(part, feature, of_value) for split, part in splits.items()}
-
-
-def _with_labels(part: "Dataset", feature: "ClassLabel", of_value: dict[str, str]) -> "Dataset":
-    from datasets import Dataset, Features
-
-    ids = [feature.str2int(of_value[str(label)]) for label in part["label"][:]]
-    features = Features({"text": part.features["text"], "label": feature})
-    return Dataset.from_dict({"text": part["text"][:], "label": ids}, features=features)
+        print(f"{name}, {split}: {counted_rows(len(part) - len(whole))} without text or label dropped.")
+    return part.select_columns([column, "label"]).rename_columns({column: "text"}).select(whole)
 
 
 def _carve(train: "Dataset") -> "tuple[Dataset, Dataset]":

@@ -1,8 +1,6 @@
 """Rows to train, validation and test that share no text, with the same class shares in each."""
 
-import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Callable, Hashable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -126,16 +124,6 @@ def _draw(labels: np.ndarray, per_class: dict[int, int], rng: np.random.Generato
     """Indices of so many of each class, in random order."""
     picks = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in per_class.items()]
     return rng.permutation(np.concatenate(picks))
-
-
-def class_names(values: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Sorted class names, and the name of each value."""
-    distinct = set(values)
-    if not all(re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,9})?", value) for value in distinct):
-        return sorted(distinct), {value: value for value in distinct}
-    numbers = {value: Decimal(value).normalize() + 0 for value in distinct}
-    names = [f"{number:f}" for number in sorted(set(numbers.values()))]
-    return names, {value: f"{number:f}" for value, number in numbers.items()}
 
 
 def counted_rows(n: int) -> str:
