@@ -19,9 +19,12 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .cross_entropy import cross_entropy, next_token_labels
-from .lab.training.batches import IGNORE_INDEX, Batches, model_inputs, tokenize
-from .lab.training.metrics import is_causal
-from .lab.training.run import DTYPES, mode, native_precision
+from .lab.training.batches import Batches, model_inputs
+from .lab.training.heads import is_causal
+from .lab.training.modes import mode
+from .lab.training.precision import DTYPES, native_precision
+from .lab.training.tasks import IGNORE_INDEX
+from .lab.training.tokenising import tokenize
 from .model_surgery import replace, wrappers
 from .prefix_tuning import AttentionWrapper, attention_modules
 

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .lab.training.batches import IGNORE_INDEX, model_inputs
+from .lab.training.batches import model_inputs
+from .lab.training.objective import counter
+from .lab.training.tasks import labelled
 from .model_surgery import layer_groups
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class MultiTaskModel(nn.Module):
 
     def __init__(
         self,
-        encoder: Any,  # of transformers; of a model with a head, the body is taken
+        encoder: Any,  # of transformers; a head or a decoder is left out
         heads: Mapping[str, int],  # outputs by task: classes, or 1 for a number
         dropout: float = 0.1,
         seed: int = 0,  # of the heads
@@ -40,7 +42,7 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         if not heads or any(outputs < 1 for outputs in heads.values()):
             raise ValueError(f"heads are outputs by task, such as {{'topic': 5, 'intensity': 1}}; given: {dict(heads)}")
-        self.encoder = encoder.base_model
+        self.encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder.base_model
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler.requires_grad_(False)  # the mean is used in its place
         self.config, self.num_labels, self.dropout = encoder.config, dict(heads), nn.Dropout(dropout)
@@ -63,8 +65,12 @@ def regression_loss(
     model: Any,  # with one output
     batch: Mapping[str, Tensor],  # of a `Run`; labels (examples,) are numbers
 ) -> Tensor:
-    "Mean squared error; a loss for `Run`."
-    return F.mse_loss(model(**model_inputs(batch)).logits[:, 0].float(), batch["labels"].float())
+    "Mean squared error of the labels that are there; a loss for `Run`."
+    known, outputs = labelled(batch), model(**model_inputs(batch)).logits.squeeze(-1).float()
+    return F.mse_loss(outputs[known], batch["labels"][known].float())
+
+
+regression_loss.terms = lambda batch: labelled(batch).sum()
 
 # %% ../nbs/3_learning_signals/32_multitask.ipynb #c010
 class MultiTask(nn.Module):
@@ -88,17 +94,21 @@ class MultiTask(nn.Module):
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         batches = {task: b for task, b in _by_task(batch).items() if _labelled(b)}
-        if unknown := batches.keys() - self.losses.keys():
-            raise ValueError(f"no loss for the task {min(unknown)!r}; there are losses for {', '.join(self.losses)}")
-        losses = {task: self.losses[task](partial(model, task), b) for task, b in batches.items()}
+        losses = {task: self._loss(task)(partial(model, task), b) for task, b in batches.items()}
         if not self.training:
             return {"loss": torch.stack(list(losses.values())).sum()}
         total, weights = self.weighting(losses, model, batch["epoch"])
         return {"loss": total, **losses, **{f"weight of {task}": w for task, w in weights.items()}}
 
-    def terms(self, batch: Mapping[str, Any]) -> int:
-        "How many examples have a label."
-        return sum(_labelled(b) for b in _by_task(batch).values())
+    def _loss(self, task: str) -> Any:
+        if task not in self.losses:
+            raise ValueError(f"no loss for the task {task!r}; there are losses for {', '.join(self.losses)}")
+        return self.losses[task]
+
+    def terms(self, batch: Mapping[str, Any]) -> float:
+        "What the mean of a task's own loss is over; of several tasks, how many examples have a label."
+        count = None if "tasks" in batch else counter(self._loss(batch["task"]))
+        return float(count(batch)) if count else sum(_labelled(b) for b in _by_task(batch).values())
 
 
 def _by_task(batch: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -106,7 +116,7 @@ def _by_task(batch: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _labelled(batch: Mapping[str, Any]) -> int:
-    return int((batch["labels"] != IGNORE_INDEX).sum())
+    return int(labelled(batch).sum())
 
 # %% ../nbs/3_learning_signals/32_multitask.ipynb #c011
 class Weighting(nn.Module):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .lab.training.batches import IGNORE_INDEX, max_positions
+from .lab.training.inputs import max_positions
+from .lab.training.tasks import IGNORE_INDEX
 from .model_surgery import Wrapper, inject, modules_by_path, remember, wrappers
 
 if TYPE_CHECKING:

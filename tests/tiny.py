@@ -9,8 +9,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
 
-from finetune_lessons.lab.training.batches import model_inputs, tokenize
+from finetune_lessons.lab.training.batches import model_inputs
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lab.training.tokenising import tokenize
 
 ENCODERS = ("bert", "distilbert", "roberta", "electra")
 DECODERS = ("gpt2", "opt", "llama", "qwen2")

@@ -12,7 +12,7 @@ import torch
 from finetune_lessons.cross_entropy import classification_loss
 from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.models.loading import load_encoder
-from finetune_lessons.lab.training.modes import native_precision
+from finetune_lessons.lab.training.precision import native_precision
 from finetune_lessons.lab.training.run import Run
 
 BATCH_SIZE, LR = 32, 1e-4

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, spread, with_run
-from finetune_lessons.lab.training.batches import tokenize
+from finetune_lessons.lab.training.tokenising import tokenize
 from finetune_lessons.lab.data.datasets import load_data
 from finetune_lessons.lab.models.loading import load_encoder
 from finetune_lessons.lora import add_lora

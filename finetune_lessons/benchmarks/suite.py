@@ -17,12 +17,12 @@ from finetune_lessons.benchmarks.measure import timed, tuned, with_run, with_tra
 from finetune_lessons.benchmarks.peft import CHANGES, OURS, THEIRS
 from finetune_lessons.cross_entropy import classification_loss
 from finetune_lessons.lab.training.activations import ActivationCache
-from finetune_lessons.lab.training.batches import tokenize
+from finetune_lessons.lab.training.tokenising import tokenize
 from finetune_lessons.lab.reports.compare import compare, save_results
 from finetune_lessons.lab.data.datasets import load_data
 from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.models.loading import load_causal_lm, load_encoder
-from finetune_lessons.lab.training.modes import native_precision
+from finetune_lessons.lab.training.precision import native_precision
 from finetune_lessons.lab.reports.profile import matrix_rate
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lora import add_lora

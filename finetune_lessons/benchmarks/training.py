@@ -10,7 +10,7 @@ import torch
 from finetune_lessons.benchmarks.measure import BATCH_SIZE, LR, Measurement
 from finetune_lessons.benchmarks.measure import in_turns, spread, timed, tuned, with_run, with_trainer
 from finetune_lessons.cross_entropy import classification_loss
-from finetune_lessons.lab.training.batches import tokenize
+from finetune_lessons.lab.training.tokenising import tokenize
 from finetune_lessons.lab.data.datasets import load_data
 from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.models.loading import load_encoder

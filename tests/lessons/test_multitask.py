@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from finetune_lessons.cross_entropy import classification_loss
-from finetune_lessons.lab.training.batches import IGNORE_INDEX
 from finetune_lessons.lab.training.run import NonFiniteLoss, Run
+from finetune_lessons.lab.training.tasks import IGNORE_INDEX
 from finetune_lessons.lora import add_lora
 from finetune_lessons.multitask import (
     DynamicWeightAverage,

@@ -16,7 +16,7 @@ WATCHED = {
     "loading data": ("data.datasets:load_data", "data.csv_files:read_csv"),
     "tokenisation": ("training.batches:tokenize",),
     "batches": ("training.batches:Batches.load", "training.batches:Batches.epoch"),
-    "forward": ("training.run:Run._losses",),
+    "forward": ("training.objective:Objective.parts",),
     "backward": ("torch:Tensor.backward",),
     "optimizer": ("training.run:Run._clip", "torch.amp:GradScaler.step"),
     "evaluation": ("training.run:Run.evaluate", "training.run:Run.predict"),
@@ -125,7 +125,7 @@ def matrix_rate(
     repeats: int = 5,
 ) -> float:
     "FLOP/s of a product of two square matrices in the precision that a `Run` chooses here: the best of the repeats."
-    from finetune_lessons.lab.training.modes import DTYPES, native_precision
+    from finetune_lessons.lab.training.precision import DTYPES, native_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     a = torch.randn(size, size, device=device, dtype=DTYPES[native_precision(device)])

@@ -1,166 +1,86 @@
-"""A run as one file: its tensors in safetensors, the rest as JSON in the same file's header."""
+"""A run to a file and back: what was trained, the optimizer's state, the random state, the history."""
 
-import hashlib
-import json
 import math
-import os
-import shutil
-import warnings
-import zlib
-from contextlib import suppress
 from dataclasses import asdict
-from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from finetune_lessons.lab.training import random_state
+from finetune_lessons.lab.training.run_files import FORMAT, checksum, read_tensors, shape_of, write_whole
+from finetune_lessons.lab.training.steps import Step
+from finetune_lessons.lab.training.trained import detached, fingerprints, parameters_by_name, trained_tensors
 
-if TYPE_CHECKING:
-    from finetune_lessons.lab.training.run import Run, Step
-
-FORMAT = 2
-HEADER = {
-    "config": dict, "index": int, "steps": list, "trained": list, "trainable": list, "optimizer": dict, "scaler": dict,
-    "cached": bool, "random": list, "model": dict, "data": str, "checksums": dict,
-}  # fmt: skip
+Run = Any  # the module `run` imports this one
 LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
-def save_run(run: "Run", path: Path) -> None:
+def save_run(run: Run, path: Path) -> None:
     "Write the run to the file `path`, over an older one only when the new one is whole. The main process writes."
-    from accelerate.utils import gather_object
-
-    random_states = gather_object([random_state.to_json(run.random_state.state)])
+    random_states = run.processes.gathered(random_state.to_json(run.random_state.state))
     if not run.is_main_process:
         return
     optimizer_tensors, optimizer_numbers = _optimizer_state(run.optimizer)
-    tensors = _model_tensors(run.learner, run.trained) | optimizer_tensors
+    trained, best = trained_tensors(run.learner, run.trained), run.best
+    tensors = detached(trained, "model.") | optimizer_tensors
+    if best and best.value is not None:
+        tensors |= detached(best.tensors(), "best.")
     header = {
         "format": FORMAT,
         "config": run.config,
         "index": run.index,
         "steps": [asdict(step) for step in run.steps],
+        "extended": run.extended,
+        "best": {"value": best.value, "step": best.step} if best else {},
         "trained": sorted(run.trained),
-        "trainable": sorted(name for name, p in run.learner.named_parameters() if p.requires_grad),
+        "trainable": sorted(name for name, p in parameters_by_name(run.learner).items() if p.requires_grad),
         "optimizer": optimizer_numbers,
         "scaler": run.scaler.state_dict(),
         "cached": run.cache is not None,
         "random": random_states,
-        "model": _fingerprints(run.learner, run.trained),
+        "model": fingerprints(run.learner, run.trained),
         "data": run.splits["train"].fingerprint,
-        "checksums": {name: _checksum(tensor) for name, tensor in tensors.items()},
+        "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
     }
-    _write_whole(path, tensors, header)
+    write_whole(path, tensors, header)
 
 
-def newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The saved run `path`, or the newest whole one in the folder `path`; and what it says of the run.
-
-    Newest is what has most steps, and of those what was written last; one that is damaged is warned of and passed over.
-    Raises ValueError where there is none.
-    """
-    if not path.is_dir():
-        return path, read_header(path)
-    headers: dict[Path, dict[str, Any]] = {}
-    damaged = []
-    for file in sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")):
-        try:
-            headers[file] = read_header(file)
-        except ValueError:
-            damaged.append(file.name)
-    for file in sorted(headers, key=lambda file: (headers[file]["index"], file.stat().st_mtime_ns), reverse=True):
-        try:
-            _read_tensors(file, headers[file])
-        except ValueError:
-            damaged.append(file.name)
-            continue
-        if damaged:
-            warnings.warn(f"{path}: passed over what is damaged or no saved run: {', '.join(damaged)}", stacklevel=3)
-        return file, headers[file]
-    raise ValueError(f"no whole saved run in {path}" + (f"; damaged: {', '.join(damaged)}" if damaged else ""))
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    "What the file says of the run, without its tensors. Raises ValueError for a file that is missing or damaged."
-    if not path.is_file():
-        raise ValueError(f"no saved run at {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            written = file.metadata()
-        header = json.loads(written["run"])
-        written_as = header["format"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a saved run, or it is damaged: {error}") from error
-    if written_as != FORMAT:
-        raise ValueError(f"{path} has format {written_as}, this version reads {FORMAT}")
-    if written.get("checksum") != _checksum_of_text(written["run"]):
-        raise ValueError(f"{path} is damaged: its header is not what was saved")
-    _check_header(path, header)
-    return header
-
-
-def _check_header(path: Path, header: dict[str, Any]) -> None:
-    from finetune_lessons.lab.training.run import Run
-
-    odd = [name for name, kind in HEADER.items() if type(header.get(name)) is not kind]
-    odd = odd or [name for name in ("trained", "trainable") if {type(of) for of in header[name]} - {str}]
-    if odd or [type(header["optimizer"].get(name)) for name in ("class", "groups", "numbers")] != [str, list, dict]:
-        raise ValueError(f"{path} is damaged: {(odd or ['optimizer'])[0]} is missing, or not what a run has there")
-    known = {name for name, given in signature(Run).parameters.items() if given.default is not given.empty}
-    if unknown := sorted(header["config"].keys() - (known - {"optimizer", "cache"})):
-        raise ValueError(f"{path} is damaged, or of a later version: a Run has no {unknown[0]!r}")
-    if header["index"] != len(header["steps"]):
-        raise ValueError(f"{path} is damaged: {len(header['steps'])} steps are described, and {header['index']} taken")
-
-
-def _read_tensors(path: Path, header: dict[str, Any]) -> dict[str, torch.Tensor]:
-    "Raises ValueError unless they are those that were saved."
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    for name in sorted(tensors.keys() | header["checksums"].keys()):
-        if name not in tensors or _checksum(tensors[name]) != header["checksums"].get(name):
-            raise ValueError(f"{path} is damaged: {name} is not what was saved")
-    return tensors
-
-
-def load_run(run: "Run", path: Path, header: dict[str, Any]) -> None:
+def load_run(run: Run, path: Path, header: dict[str, Any]) -> None:
     "Put the saved state into a run that was just made with the saved config. Checks all before it changes the model."
-    tensors = _read_tensors(path, header)
+    tensors = read_tensors(path, header)
     _check_same(run, path, header, tensors)
     try:
         _load_state(run, header, tensors)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit this run, or it is damaged: {error}") from error
     with torch.no_grad():
-        for name, target in _trained_tensors(run.learner, run.trained).items():
+        for name, target in trained_tensors(run.learner, run.trained).items():
             target.copy_(tensors[f"model.{name}"])
-    for name, parameter in run.learner.named_parameters():
+    for name, parameter in parameters_by_name(run.learner).items():
         parameter.requires_grad_(name in header["trainable"])
 
 
-def _load_state(run: "Run", header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def _load_state(run: Run, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     _load_optimizer(run.optimizer, tensors, header["optimizer"])
     if _kind(header["scaler"]) != _kind(run.scaler.state_dict()):
         raise ValueError("the state of its loss scaler is not one")
     if header["scaler"]:
         run.scaler.load_state_dict(header["scaler"])
-    if not 0 <= header["random"][run.rank]["numpy"][2] <= 624:  # numpy would read beyond its numbers
+    if not 0 <= header["random"][run.processes.rank]["numpy"][2] <= 624:  # numpy would read beyond its numbers
         raise ValueError("its random state is not one")
-    run.random_state.state |= random_state.from_json(header["random"][run.rank])
+    run.random_state.state |= random_state.from_json(header["random"][run.processes.rank])
     with run.random_state.swapped_in():
         run.steps = [_step(saved) for saved in header["steps"]]
     run.index, run.trained = header["index"], set(header["trained"])
+    for epochs in header["extended"]:
+        run.extend(epochs, say=False)
+    if run.best and header["best"]["value"] is not None:
+        kept = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
+        run.best.keep(header["best"]["value"], header["best"]["step"], kept)
 
 
-def _step(saved: dict[str, Any]) -> "Step":
-    from finetune_lessons.lab.training.run import Step
-
+def _step(saved: dict[str, Any]) -> Step:
     step = Step(**saved)
     numbers = saved | {"parts": 0, "metrics": 0}
     if {type(value) for value in [*numbers.values(), *step.parts.values(), *step.metrics.values()]} - {int, float}:
@@ -179,11 +99,11 @@ def _kind(value: Any) -> Any:
     return math.isfinite(value) if isinstance(value, int | float) else type(value)
 
 
-def _check_same(run: "Run", path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def _check_same(run: Run, path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     trained = set(header["trained"])
-    shapes = {f"model.{name}": _shape(tensor) for name, tensor in _trained_tensors(run.learner, trained).items()}
-    given = _fingerprints(run.learner, trained) | shapes
-    saved = header["model"] | {name: _shape(t) for name, t in tensors.items() if name.startswith("model.")}
+    shapes = {f"model.{name}": shape_of(tensor) for name, tensor in trained_tensors(run.learner, trained).items()}
+    given = fingerprints(run.learner, trained) | shapes
+    saved = header["model"] | {name: shape_of(t) for name, t in tensors.items() if name.startswith("model.")}
     if different := sorted(name for name in given.keys() | saved.keys() if given.get(name) != saved.get(name)):
         raise ValueError(f"the model given is not the one that {path} was made with: it differs in {different[0]}")
     if run.splits["train"].fingerprint != header["data"]:
@@ -192,19 +112,8 @@ def _check_same(run: "Run", path: Path, header: dict[str, Any], tensors: dict[st
         raise ValueError(f"{path} was made with {header['optimizer']['class']}, given is {optimizer}: pass optimizer=")
     if (cached := header.get("cached", False)) != (run.cache is not None):  # it switches dropout off
         raise ValueError(f"{path} was made {'with a' if cached else 'without'} cache: resume it so (cache=)")
-    if len(header["random"]) != run.world_size:
+    if len(header["random"]) != run.processes.count:
         raise ValueError(f"{path} was saved by {len(header['random'])} processes: resume it with as many")
-
-
-def _trained_tensors(model: torch.nn.Module, trained: set[str]) -> dict[str, torch.Tensor]:
-    persistent = model.state_dict()
-    buffers = {name: b for name, b in model.named_buffers() if name in persistent}
-    return {name: p for name, p in model.named_parameters() if name in trained} | buffers
-
-
-def _model_tensors(model: torch.nn.Module, trained: set[str]) -> dict[str, torch.Tensor]:
-    tensors = _trained_tensors(model, trained)
-    return {f"model.{name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -243,52 +152,3 @@ def _check_entries(kind: type, parameter: torch.Tensor, entries: dict[str, Any])
         raise ValueError(f"the optimizer lacks {', '.join(sorted(lacking))}")
 
 
-def _fingerprints(model: torch.nn.Module, trained: set[str]) -> dict[str, str]:
-    "Of each parameter that the run does not train: shape and 64 of its numbers, hashed."
-    return {name: _fingerprint(p) for name, p in model.named_parameters() if name not in trained}
-
-
-def _fingerprint(parameter: torch.Tensor) -> str:
-    numbers = parameter.detach().flatten()
-    sample = numbers[:: max(1, len(numbers) // 64)].float().cpu().numpy().tobytes()
-    return hashlib.sha256(str(tuple(parameter.shape)).encode() + sample).hexdigest()[:16]
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return f"{tensor.dtype} {tuple(tensor.shape)}"
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    content = tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().data
-    return zlib.crc32(content, zlib.crc32(_shape(tensor).encode()))
-
-
-def _checksum_of_text(text: str) -> str:
-    return str(zlib.crc32(text.encode()))
-
-
-def _write_whole(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    text = json.dumps(header)
-    partial = path.with_name(f".{path.name}.partial")  # a folder: safetensors writes under a random name at first
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-    partial.mkdir(parents=True)
-    try:
-        save_file(tensors, partial / path.name, metadata={"run": text, "checksum": _checksum_of_text(text)})
-        with (partial / path.name).open("rb+") as file:
-            os.fsync(file.fileno())
-        (partial / path.name).replace(path)
-    except SafetensorError as error:
-        raise OSError(f"could not write {path}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    "Have a new name in the folder outlive a power cut. Some systems cannot, Windows among them."
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

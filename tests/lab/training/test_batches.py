@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_language_data, tiny_model, tiny_rows, tiny_tokenizer
 
-from finetune_lessons.lab.training.batches import Batches, batches_by_split, model_inputs, tokenize
+from finetune_lessons.lab.training.batches import Batches, model_inputs
+from finetune_lessons.lab.training.inputs import batches_by_split
 from finetune_lessons.lab.training.sampling import bucketed
+from finetune_lessons.lab.training.tokenising import tokenize
 
 CPU = torch.device("cpu")
 
@@ -21,8 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batches(rows: dict[str, list], tokenizer=None) -> Batches:
-    split = Dataset.from_dict({"length": [len(ids) for ids in rows["input_ids"]], **rows})
-    return Batches({"": split}, tokenizer or tiny_tokenizer())
+    return Batches({"": Dataset.from_dict(rows)}, tokenizer or tiny_tokenizer())
 
 
 def of_lengths(lengths: list[int]) -> Batches:
@@ -135,7 +136,8 @@ def test_numbers_become_tensors_and_texts_stay_behind():
         "text": ["a", "b", "c"], "words": [["a"], [], ["b"]], "nothing": [None, None, None],
     }  # fmt: skip
     batch = load_all(batches(rows))
-    assert set(batch) == {"input_ids", "labels", "weight", "ratings", "nested", "flag", "index", "task"}
+    own = {"input_ids", "attention_mask", "labels", "labelled", "index", "task"}
+    assert set(batch) == own | {"weight", "ratings", "nested", "flag"}
     first = batch["index"].tolist().index(0)
     assert batch["labels"].dtype == torch.long and batch["weight"].dtype == torch.float32
     assert batch["weight"][first] == 0.5 and batch["flag"][first] and batch["weight"].isnan().sum() == 1
@@ -157,7 +159,7 @@ def test_a_gpu_fetches_batches_from_page_locked_memory(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: calls.append("pinned") or tensor)
     monkeypatch.setattr(torch.Tensor, "to", to)
     of_lengths([2, 3]).load(of_lengths([2, 3]).epoch(2, 0, 0)[0], torch.device("cuda"))
-    assert calls == ["pinned", ("cuda", True)] * 2  # the tokens, and the numbers of the rows
+    assert calls == ["pinned", ("cuda", True)] * 3  # the tokens, their mask, and the numbers of the rows
 
 
 def test_changing_a_batch_does_not_change_the_order():
@@ -173,18 +175,16 @@ def test_changing_a_batch_does_not_change_the_order():
 
 def test_texts_are_tokenised_once_and_cut_at_the_limit(data, tokenizer):
     cut = tokenize(data, tokenizer, max_length=5)["train"]
-    assert max(cut["length"]) == 5 and cut["text"][:] == data["train"]["text"][:]
+    assert max(map(len, cut["input_ids"])) == 5 and cut["text"][:] == data["train"]["text"][:]
     whole = tokenize(data, tokenizer)["train"]
     assert whole["input_ids"][:] == tokenizer(data["train"]["text"][:])["input_ids"]
-    assert whole["length"][:] == [len(ids) for ids in whole["input_ids"]]
 
 
 def test_tokens_are_taken_as_they_are_given():
     before = tiny_language_data()
     after = tokenize(before, tiny_tokenizer())
     for name, split in before.items():
-        assert after[name].remove_columns("length").to_dict() == split.to_dict()
-        assert after[name]["length"][:] == [len(ids) for ids in split["input_ids"]]
+        assert after[name].to_dict() == split.to_dict()
 
 
 def test_format_of_tokens_does_not_matter(tokenizer):
@@ -244,8 +244,7 @@ def test_tokens_beyond_the_positions_are_refused(tokenizer):
 @pytest.mark.parametrize(("labels", "message"), [
     ([0, 2], r"label 2 in row 1 of the split 'train', but the model has 2 outputs \(labels 0 to 1"),
     ([0, -1], "label -1 in row 1"),
-    ([0, None], "row 1 of the split 'train' has the label None, expected a number"),
-    (["bad", "good"], "row 0 of the split 'train' has the label 'bad', expected a number.*class_encode_column"),
+    (["bad", "good"], "row 0 of the split 'train' has the label 'bad', expected a number: one_class_label"),
 ])  # fmt: skip
 @pytest.mark.parametrize(("arch", "column"), [("bert", "label"), ("bert", "labels"), ("t5", "label")])
 def test_labels_that_the_model_has_no_output_for_are_refused(arch, column, labels, message, tokenizer):

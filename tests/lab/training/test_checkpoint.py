@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import classification, same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, tiny_tokens, weights
 
-from finetune_lessons.lab.training import checkpoint
+from finetune_lessons.lab.training import run_files
 from finetune_lessons.lab.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -195,7 +195,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(fail, tmp_path,
     run.save(tmp_path / "run")
     old = (tmp_path / "run").read_bytes()
     next(run)
-    place = {"save_file": checkpoint, "fsync": os, "replace": Path}[fail]
+    place = {"save_file": run_files, "fsync": os, "replace": Path}[fail]
     with monkeypatch.context() as patched:
         patched.setattr(place, fail, disk_full)
         with pytest.raises(OSError, match="No space left"):
@@ -242,13 +242,13 @@ def rewritten(path: Path, change) -> Path:
     tensors = load_file(path)
     change(header, tensors)
     text = json.dumps(header)
-    save_file(tensors, path, metadata={"run": text, "checksum": checkpoint._checksum_of_text(text)})
+    save_file(tensors, path, metadata={"run": text, "checksum": run_files._checksum_of_text(text)})
     return path
 
 
 def with_a_short_momentum(header, tensors):
     tensors["optimizer.0.exp_avg"] = torch.zeros(3)
-    header["checksums"]["optimizer.0.exp_avg"] = checkpoint._checksum(torch.zeros(3))
+    header["checksums"]["optimizer.0.exp_avg"] = run_files.checksum(torch.zeros(3))
 
 
 def with_other_types(path: Path) -> None:
@@ -284,7 +284,7 @@ def folder(tmp_path):
 def newest_without_warning(folder: Path) -> tuple[str, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        path, header = checkpoint.newest_whole(folder)
+        path, header = run_files.newest_whole(folder)
     return path.name, header["index"]
 
 
@@ -316,7 +316,7 @@ def test_what_a_killed_save_left_is_no_run(folder):
 def test_a_damaged_newest_run_is_passed_over_with_a_warning(damage, folder):
     damage(folder / "run5")
     with pytest.warns(UserWarning, match="damaged.*: run5$"):
-        path, header = checkpoint.newest_whole(folder)
+        path, header = run_files.newest_whole(folder)
     assert (path.name, header["index"]) == ("run1", 2)
 
 
@@ -324,12 +324,12 @@ def test_where_no_run_is_whole_the_error_names_them(folder):
     for path in folder.iterdir():
         flip_a_bit(path)
     with pytest.raises(ValueError, match="no whole saved run in .*; damaged: run5, run1, run9$"):
-        checkpoint.newest_whole(folder)
+        run_files.newest_whole(folder)
 
 
 def test_an_empty_folder_has_no_run(tmp_path):
     with pytest.raises(ValueError, match="no whole saved run in [^;]*$"):
-        checkpoint.newest_whole(tmp_path)
+        run_files.newest_whole(tmp_path)
 
 
 def test_a_file_is_its_own_newest_or_an_error(folder):
@@ -337,7 +337,7 @@ def test_a_file_is_its_own_newest_or_an_error(folder):
     (folder / "run9").write_bytes(b"")
     for path in (folder / "run9", folder / "run7"):
         with pytest.raises(ValueError, match=str(path)):
-            checkpoint.newest_whole(path)
+            run_files.newest_whole(path)
 
 
 # what cannot be resumed

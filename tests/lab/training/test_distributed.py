@@ -133,7 +133,7 @@ def save_and_resume(folder: Path) -> None:
     expected = [step.loss for step in run]
     PartialState().wait_for_everyone()
     again = Run.resume(folder / "run", tiny_model("bert"), tiny_tokenizer(), data, loss=classification)
-    (folder / f"resumed{again.rank}").write_text(str([step.loss for step in again] == expected))
+    (folder / f"resumed{again.processes.rank}").write_text(str([step.loss for step in again] == expected))
 
 
 def launch(task: str, folder: Path, processes: int) -> subprocess.CompletedProcess:

@@ -27,9 +27,10 @@ from tokenizers import processors
 
 from finetune_lessons.adapters import add_adapters
 from finetune_lessons.lab.data.csv_files import read_csv
-from finetune_lessons.lab.training import checkpoint
-from finetune_lessons.lab.training.batches import model_inputs, tokenize
+from finetune_lessons.lab.training import run_files
+from finetune_lessons.lab.training.batches import model_inputs
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lab.training.tokenising import tokenize
 from finetune_lessons.lora import add_lora
 from finetune_lessons.model_surgery import load_method, save_method, wrappers
 from finetune_lessons.prefix_tuning import add_prefix
@@ -329,11 +330,11 @@ def rewrite_run(file: Path, draw) -> None:
     tensors = load_file(file)
     if draw(st.booleans()):
         damage_tensors(tensors, draw)
-        header["checksums"] = {name: checkpoint._checksum(tensor) for name, tensor in tensors.items()}
+        header["checksums"] = {name: run_files.checksum(tensor) for name, tensor in tensors.items()}
     else:
         header = changed(header, draw)
     text = json.dumps(header)
-    save_file(tensors, file, metadata={"run": text, "checksum": checkpoint._checksum_of_text(text)})
+    save_file(tensors, file, metadata={"run": text, "checksum": run_files._checksum_of_text(text)})
 
 
 @fuzz(400)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import KINDS, bits, finished, make_run, resume
 from tiny import same_bits
 
-from finetune_lessons.lab.training import checkpoint
+from finetune_lessons.lab.training import run_files
 from finetune_lessons.lab.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +34,7 @@ def die() -> None:
 
 def die_at(stage: str) -> None:
     "Have the next save kill this process, as by a power cut, when it has come so far."
-    write, sync, rename = checkpoint.save_file, os.fsync, Path.replace
+    write, sync, rename = run_files.save_file, os.fsync, Path.replace
 
     def writing(tensors, path, **metadata):
         if stage != "nothing written":
@@ -55,7 +55,7 @@ def die_at(stage: str) -> None:
             die()
         rename(*paths)
 
-    checkpoint.save_file, os.fsync, Path.replace = writing, syncing, renaming
+    run_files.save_file, os.fsync, Path.replace = writing, syncing, renaming
 
 
 def new_or_resumed(place: Path) -> Run:
@@ -176,7 +176,7 @@ def save_where_no_file_may_be_so_large(run: Run, path: Path) -> None:
 
 def save_with_half_a_write(run: Run, path: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(checkpoint, "save_file", half_a_file)
+        patched.setattr(run_files, "save_file", half_a_file)
         run.save(path)
 
 

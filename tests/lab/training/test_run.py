@@ -35,7 +35,9 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, ge
 
 from finetune_lessons.lab.training import random_state
 from finetune_lessons.lab.training.batches import MODEL_INPUTS, model_inputs
-from finetune_lessons.lab.training.run import NonFiniteLoss, Step, native_precision, uninterrupted
+from finetune_lessons.lab.training.interrupts import uninterrupted
+from finetune_lessons.lab.training.precision import native_precision
+from finetune_lessons.lab.training.run import NonFiniteLoss, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,7 +199,7 @@ def test_a_run_is_trainer_step_by_step(arch, tmp_path):
     model = tiny_model(arch, dropout=False)
     run = tiny_run(copy.deepcopy(model))
     order = [int(i) for batch in batches_of(run) for i in batch["index"]]
-    rows = run.splits["train"].tasks[""].select(order).remove_columns(["text", "length"])
+    rows = run.splits["train"].splits[""].select(order).remove_columns("text")
     arguments = TrainingArguments(
         tmp_path, per_device_train_batch_size=8, num_train_epochs=1, learning_rate=3e-3, weight_decay=0.01,
         lr_scheduler_type="linear", warmup_steps=round(0.1 * len(run)), max_grad_norm=1.0, logging_steps=1,
@@ -790,8 +792,9 @@ def test_metrics_of_a_regression():
     before, after = run.evaluate(), finished(run).evaluate()
     assert set(after) == {"mse", "mae", "pearson", "loss"}
     assert after["mse"] == pytest.approx(after["loss"], abs=1e-6) and after["mse"] < before["mse"]
-    with pytest.raises(ValueError, match="predict is for classifiers"):
-        run.predict("validation")
+    table = run.predict("validation")
+    assert table["label"].tolist() == rows["label"] and list(table) == ["text", "label", "prediction"]
+    assert ((table["prediction"] - table["label"]) ** 2).mean() == pytest.approx(after["mse"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("arch", "kind"), [("gpt2", "causal_lm"), ("qwen2", "causal_lm"), ("t5", "seq2seq")])

@@ -7,7 +7,7 @@ import torch
 from tiny import classification, language_model, same_bits, tiny_language_data, tiny_model, tiny_run, weights
 
 from finetune_lessons.adapters import add_adapters
-from finetune_lessons.lab.training.modes import FrozenWeights
+from finetune_lessons.lab.training.precision import FrozenWeights
 from finetune_lessons.lora import add_lora
 from finetune_lessons.model_surgery import freeze, unfreeze
 from finetune_lessons.prefix_tuning import add_prefix
@@ -27,7 +27,7 @@ def curve(run) -> list[float]:
 
 
 def cast_in_every_step(run):
-    run._frozen_cast = nullcontext
+    run.computing._frozen.cast = nullcontext
     return run
 
 
@@ -36,7 +36,7 @@ def cast_in_every_step(run):
 def test_the_bits_are_those_of_autocast(arch, method):
     runs = [tiny_run(METHODS[method](tiny_model(arch)), precision="bf16", eval_every=3) for _ in range(2)]
     once, every_step = curve(runs[0]), curve(cast_in_every_step(runs[1]))
-    assert len(runs[0]._frozen._cast) >= 4
+    assert len(runs[0].computing._frozen._cast) >= 4
     assert once == every_step
     assert same_bits(weights(runs[0].model), weights(runs[1].model))
 

@@ -1,0 +1,63 @@
+"""Files that are written whole or not at all, and read only where they seem to lie."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def replacing(folder: str | Path) -> Iterator[Path]:
+    "A folder to write in. Its files go to `folder` when all are written; a full disk or Ctrl-C leaves what was there."
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as new:
+        yield Path(new)
+        for file in Path(new).iterdir():
+            file.replace(Path(folder) / file.name)
+
+
+def refuse_link(file: Path) -> None:
+    "Raises ValueError for what is not in its folder but anywhere on this machine."
+    if file.resolve().parent != file.parent.resolve():
+        raise ValueError(f"{file} leads out of its folder, to {file.resolve()}: not read")
+
+
+def read_described(
+    description: Path,  # JSON, an object
+    weights: Path,  # safetensors, in the same folder
+    needs: Mapping[str, type],  # what the description must hold
+    writer: str,  # the function that wrote both
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    "A description and its tensors. Raises ValueError for a file that is missing, a link, damaged, or of another kind."
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = description.parent
+    for file in (description, weights):
+        if not file.is_file():
+            raise ValueError(f"{folder} holds no saved method: there is no {file.name}")
+        refuse_link(file)
+    try:
+        described = json.loads(description.read_text(encoding="utf-8"))
+        for key, kind in needs.items():
+            if not isinstance(described[key], kind):
+                raise ValueError(f"its {key} is {described[key]!r}")
+        return described, load_file(weights)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{folder} does not hold what {writer} wrote, or it is damaged: {error}") from error
+
+
+def fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    "Copy the tensors into the parameters; a ValueError, and nothing copied, unless names and shapes are the same."
+    for key in sorted(parameters.keys() | tensors.keys()):
+        expected, found = (tuple(x[key].shape) if key in x else None for x in (parameters, tensors))
+        if expected != found:
+            raise ValueError(f"{key} has the shape {found}, expected {expected}")
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(tensors[key])

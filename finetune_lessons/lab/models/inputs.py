@@ -1,0 +1,70 @@
+"""Texts as a model in use reads them, whatever state it is in."""
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def as_texts(texts: "str | Iterable[str]", what: str) -> list[str]:
+    "A list of texts, of one or several. Raises ValueError, naming the argument, for anything else."
+    if isinstance(texts, Mapping) or hasattr(texts, "column_names") or hasattr(texts, "columns"):
+        given = type(texts).__name__
+        raise ValueError(f"{what} are a text or a list of texts; given: {given}. Pass its column of texts")
+    if not isinstance(texts, Iterable):
+        raise ValueError(f"{what} are a text or a list of texts; given: {texts!r}")
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise ValueError(f"{what} are a text or a list of texts, but number {i} is {text!r}")
+    return listed
+
+
+def most_tokens(model: torch.nn.Module) -> float:
+    """How many tokens the model takes at most, besides those of a prompt in it; infinity if it does not count them.
+
+    RoBERTa counts its positions from the padding token's number on.
+    """
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or -1
+    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    padding = getattr(next(named, None), "padding_idx", None)
+    virtual = sum(vars(module).get("num_virtual_tokens", 0) for module in model.modules())
+    return math.inf if positions < 1 else positions - (0 if padding is None else padding + 1) - virtual
+
+
+def accepted(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    "Those inputs that the model has an argument for, on its device."
+    names = inspect.signature(model.forward).parameters
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in inputs.items() if name in names}
+
+
+def batches_by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    "The numbers of the texts, longest first, so that a batch too large for the memory fails at once."
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is a number of texts, at least 1; given: {batch_size!r}")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+
+
+def unwrapped(model: Any) -> Any:
+    "The model that `torch.compile`, `DistributedDataParallel` and their like were given."
+    from accelerate.utils import extract_model_from_parallel
+
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    "Without dropout and gradients inside; each module is in its own mode again afterwards."
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

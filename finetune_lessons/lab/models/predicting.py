@@ -1,0 +1,87 @@
+"""What a classifier or a regression says of texts."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, evaluating, most_tokens, unwrapped
+from finetune_lessons.lab.models.padding import align_padding
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+COLUMNS = ("text", "prediction", "confidence")
+
+
+def predict(
+    model: "PreTrainedModel",  # with a classification head
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: str | Iterable[str],
+    batch_size: int = 32,  # changes no number
+) -> "pd.DataFrame":
+    """A row a text: text, prediction (the name of its class), confidence, and the probability of each class by name.
+
+    Of several classes a text, prediction is the list of those over one half; of a regression it is the number, or the
+    list of numbers. Texts longer than the model takes are cut, and their number is printed. Raises ValueError for what
+    is no text, and for a model without such a head.
+    """
+    import pandas as pd
+
+    model, listed = unwrapped(model), as_texts(texts, "texts")
+    align_padding(model, tokenizer)
+    logits = _logits(model, tokenizer, listed, batch_size)
+    table = pd.DataFrame({"text": listed})
+    kind = _kind(model.config)
+    if kind == "regression":
+        return table.assign(prediction=logits[:, 0].numpy() if logits.shape[1] == 1 else logits.tolist())
+    names = _class_names(model.config, logits.shape[1])
+    if kind == "multi_label_classification":
+        probabilities = logits.sigmoid()
+        predicted = [[name for name, p in zip(names, row, strict=True) if p > 0.5] for row in probabilities.tolist()]
+        table["prediction"] = pd.Series(predicted, dtype=object)
+    else:
+        probabilities = logits.softmax(-1)
+        table["prediction"] = [names[number] for number in probabilities.argmax(-1)]
+        table["confidence"] = probabilities.max(-1).values.numpy()
+    return pd.concat([table, pd.DataFrame(probabilities.numpy(), columns=names)], axis=1)
+
+
+def _kind(config: Any) -> str:
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def _class_names(config: Any, outputs: int) -> list[str]:
+    names = [str(config.id2label.get(number, number)) for number in range(outputs)]
+    if len({*names, *COLUMNS}) < len(names) + len(COLUMNS):
+        raise ValueError(f"each class needs a name of its own, and none of {', '.join(COLUMNS)}; there are: {names}")
+    return names
+
+
+def _logits(model: Any, tokenizer: Any, texts: list[str], batch_size: int) -> torch.Tensor:
+    "(texts, outputs), in the order of the texts."
+    limit = int(min(tokenizer.model_max_length, most_tokens(model), 10**6))
+    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] if texts else []
+    if 0 in lengths:
+        raise ValueError(f"text {lengths.index(0)} has no tokens: {texts[lengths.index(0)]!r}")
+    if too_long := sum(length > limit for length in lengths):
+        print(f"{too_long} of {len(texts)} texts cut to the {limit} tokens that the model takes")
+    side = "left" if getattr(model.config, "summary_type", "") == "last" else "right"  # moves no token off its position
+    found = torch.zeros(len(texts), model.config.num_labels)
+    with evaluating(model):
+        for rows in batches_by_length(lengths, batch_size):
+            batch = tokenizer(
+                [texts[row] for row in rows],
+                truncation=True,
+                max_length=limit,
+                padding=True,
+                padding_side=side,
+                return_tensors="pt",
+            )
+            logits = getattr(model(**accepted(model, batch)), "logits", None)
+            if logits is None or logits.shape != (len(rows), found.shape[1]):
+                given = type(model).__name__
+                raise ValueError(f"predict is for a model that classifies texts, as of load_encoder; given: {given}")
+            found[rows] = logits.float().cpu()
+    return found

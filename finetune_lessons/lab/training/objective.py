@@ -1,0 +1,57 @@
+"""A loss, and what its mean is over."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune_lessons.lab.training.tasks import Task
+
+Loss = Callable[[Any, dict], "Tensor | dict[str, Tensor]"]
+
+
+class Objective:
+    """What a run makes small: `loss(model, batch)`, a mean, and the number of terms that the mean is over.
+
+    That number is what `loss.terms(batch)` says, if the loss has it: for a mean with weights their sum. Of a
+    `functools.partial` it is `loss.func.terms(batch, **loss.keywords)`. Else the batch's task counts its labels.
+    """
+
+    def __init__(self, loss: Loss, tasks: Mapping[str, Task]):
+        self.loss, self._tasks, self._counts = loss, tasks, counter(loss)
+
+    def terms(self, batch: dict[str, Any]) -> float:
+        return float(self._counts(batch)) if self._counts else self._tasks[batch["task"]].terms(batch)
+
+    def parts(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        "The loss, and its parts where it names some. Raises ValueError for what is no loss, or has no gradient."
+        losses = self.loss(model, batch)
+        losses = losses if isinstance(losses, dict) else {"loss": losses}
+        for name, value in {"loss": None, **losses}.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ValueError(
+                    "loss(model, batch) must return a scalar tensor, or a dict of them with the total as 'loss'; "
+                    f"{name!r} is {given}"
+                )
+        if not losses["loss"].requires_grad:
+            raise ValueError("the loss does not depend on any trainable parameter: is everything it uses frozen?")
+        return losses
+
+    def total(self, model: torch.nn.Module, batch: dict[str, Any]) -> float:
+        value = self.loss(model, batch)
+        return float(value["loss"] if isinstance(value, dict) else value)
+
+
+def counter(loss: Any) -> Callable[[Mapping[str, Any]], Any] | None:
+    "The loss's own count of the terms of its mean; None if it has none."
+    if hasattr(loss, "terms"):
+        return loss.terms
+    inner = counter(loss.func) if isinstance(loss, partial) else None
+    if inner is None:
+        return None
+    taken = signature(inner).parameters
+    return partial(inner, **{name: value for name, value in loss.keywords.items() if name in taken})

@@ -1,0 +1,38 @@
+"""The part of a model that a run has changed, by names that do not tell how the model is wrapped."""
+
+import hashlib
+
+from torch import Tensor, nn
+
+
+def plain_name(name: str) -> str:
+    "The name that a parameter has in a model which is not compiled."
+    return name.replace("_orig_mod.", "")
+
+
+def parameters_by_name(learner: nn.Module) -> dict[str, nn.Parameter]:
+    return {plain_name(name): p for name, p in learner.named_parameters()}
+
+
+def trained_tensors(learner: nn.Module, trained: set[str]) -> dict[str, Tensor]:
+    "The parameters of these names, and all buffers that a model is saved with."
+    persistent = learner.state_dict()
+    buffers = {plain_name(name): b for name, b in learner.named_buffers() if name in persistent}
+    return {name: p for name, p in parameters_by_name(learner).items() if name in trained} | buffers
+
+
+def detached(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    "As a file takes them."
+    return {f"{prefix}{name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def fingerprints(learner: nn.Module, trained: set[str]) -> dict[str, str]:
+    "Of each parameter that is not trained: shape and 64 of its numbers, hashed."
+    return {name: _fingerprint(p) for name, p in parameters_by_name(learner).items() if name not in trained}
+
+
+def _fingerprint(parameter: Tensor) -> str:
+    numbers = parameter.detach().flatten()
+    sample = numbers[:: max(1, len(numbers) // 64)].float().cpu().numpy().tobytes()
+    return hashlib.sha256(str(tuple(parameter.shape)).encode() + sample).hexdigest()[:16]
+
