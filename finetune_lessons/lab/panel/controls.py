@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import ipywidgets as widgets
@@ -19,30 +20,55 @@ class LogRange:
     start: float | None = None  # None: the geometric middle
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high:
-            raise ValueError(f"LogRange needs 0 < low < high; given: {self.low!r}, {self.high!r}")
-        if self.start is not None and not self.low <= self.start <= self.high:
+        given = f"given: {self.low!r}, {self.high!r}"
+        if not (_is_number(self.low) and _is_number(self.high) and 0 < self.low < self.high):
+            raise ValueError(f"LogRange needs 0 < low < high, both finite, since it counts powers of ten; {given}")
+        if self.start is not None and not (_is_number(self.start) and self.low <= self.start <= self.high):
             raise ValueError(f"LogRange starts between {self.low:g} and {self.high:g}; given: {self.start!r}")
 
     def slider(self, default: Any) -> widgets.FloatLogSlider:
         start = self.start if self.start is not None else default
-        if start is inspect.Parameter.empty:
+        if not _is_number(start):
             start = float(f"{math.sqrt(self.low * self.high):.1g}")
         return widgets.FloatLogSlider(start, min=math.log10(self.low), max=math.log10(self.high), step=0.1)
 
 
 def make_control(name: str, spec: Any, default: Any) -> widgets.Widget:
+    "The control that the abbreviation stands for, at the default where it reaches that."
     if isinstance(spec, LogRange):
         return spec.slider(default)
+    if isinstance(spec, tuple):
+        _check_range(name, spec)
+        default = default if _is_number(default) else inspect.Parameter.empty
+    elif isinstance(spec, Real) and not _is_number(spec) and not isinstance(spec, bool):
+        raise _no_knob(name, spec)
     widget = None if spec is None else widgets.interactive.widget_from_abbrev(spec, default)
     if not hasattr(widget, "value") or not isinstance(widget, widgets.Widget):
-        raise ValueError(
-            f"{name}={spec!r} is not a knob: expected LogRange(low, high), (low, high), (low, high, step), a list or "
-            "range of choices, True or False, a text, a number, or an ipywidget that has a value"
-        )
+        raise _no_knob(name, spec)
     if isinstance(widget, widgets.FloatSlider) and isinstance(spec, tuple) and len(spec) == 2:
         widget.step = 10 ** math.floor(math.log10((widget.max - widget.min) / 20))
     return widget
+
+
+def _check_range(name: str, spec: tuple) -> None:
+    if len(spec) not in (2, 3) or not all(isinstance(x, Real) and not isinstance(x, bool) for x in spec):
+        raise _no_knob(name, spec)
+    low, high, *step = spec
+    if not (_is_number(low) and _is_number(high) and low < high and math.isfinite(high - low)):
+        raise ValueError(f"{name}={spec!r} is no range: expected two finite numbers, the lower one first")
+    if step and not 0 < step[0] <= high - low:
+        raise ValueError(f"{name}={spec!r} has the step {step[0]!r}: expected one above 0, up to {high - low:g}")
+
+
+def _no_knob(name: str, spec: Any) -> ValueError:
+    return ValueError(
+        f"{name}={spec!r} is not a knob: expected LogRange(low, high), (low, high), (low, high, step), a list or "
+        "range of choices, True or False, a text, a number, or an ipywidget that has a value"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def field_of(slider: widgets.Widget) -> widgets.Widget:

@@ -10,28 +10,35 @@ from typing import Any
 import ipywidgets as widgets
 from traitlets import TraitError
 
+from finetune_lessons.lab.panel.choices import Choices, choices_of, same, short
 from finetune_lessons.lab.panel.controls import SLIDERS, LogRange, classed, field_of, make_control
 from finetune_lessons.lab.panel.names import KNOWN
+
+_SELECTIONS = (
+    widgets.Dropdown, widgets.RadioButtons, widgets.Select, widgets.SelectionSlider, widgets.ToggleButtons
+)  # fmt: skip
 
 
 class Knob:
     """One hyperparameter.
 
     A number has a field, which the keyboard and screen readers reach by name, and a slider for the mouse.
-    `control` is the field, or the only widget, and always holds the value.
+    `control` is the field, or the only widget; the value is its own, or the choice at its index.
     """
 
     def __init__(self, name: str, spec: Any, default: Any, explanation: str | None = None):
         label, unit, text = KNOWN.get(name, (name, "", ""))
         self.name, self.unit, self.explanation = name, unit, text if explanation is None else explanation
-        widget = make_control(name, spec, default)
+        self._choices = choices_of(name, spec)
+        widget = self._choices.dropdown() if self._choices else make_control(name, spec, default)
         self.slider = widget if isinstance(widget, SLIDERS) else None
         self.control = field_of(widget) if self.slider else widget
         self.control.description = widget.description or label
         self.locked = False
+        if self._choices and (position := self._choices.position(default)) is not None:
+            widget.index = position
+        self._check_start(spec, default)
         self.start = self.value
-        if _takes_default(spec) and default is not inspect.Parameter.empty and self.value != default:
-            raise ValueError(f"{self._refusal(default)}, the default of the parameter")
         self.changed: Callable[[], None] = lambda: None
         self._sliding = False
         self.control.observe(self._on_change, "value")
@@ -40,25 +47,29 @@ class Knob:
 
     @property
     def value(self) -> Any:
-        return self.control.value
+        if (choices := self.choices) is None or self.control.index is None:
+            return self.control.value
+        return choices.values[self.control.index]
+
+    @property
+    def choices(self) -> Choices | None:
+        if self._choices or not isinstance(self.control, _SELECTIONS):
+            return self._choices
+        return Choices(self.control._options_labels, self.control._options_values)
 
     @property
     def text(self) -> str:
         "The value in a state string."
-        return self.control.label if self._options is not None else json.dumps(self.value)
-
-    @property
-    def _options(self) -> dict[str, Any] | None:
-        options = getattr(self.control, "options", None)
-        if options is None or not isinstance(self.control.label, str):
-            return None
-        return dict(zip(self.control._options_labels, self.control._options_values, strict=True))
+        if (choices := self.choices) is None:
+            return json.dumps(self.value, default=str)
+        index = choices.position(self.value) if self.control.index is None else self.control.index
+        return "" if index is None else choices.labels[index]
 
     def from_text(self, text: str) -> Any:
-        if self._options is not None:
-            if text not in self._options:
+        if (choices := self.choices) is not None:
+            if text not in choices.labels:
                 raise ValueError(self._refusal(text))
-            return self._options[text]
+            return choices.values[choices.labels.index(text)]
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -67,12 +78,24 @@ class Knob:
 
     def set(self, value: Any) -> None:
         "Set exactly this value; ValueError where the knob does not reach."
+        before = self.control.value
         try:
-            self.control.value = value
-        except (TraitError, TypeError, ValueError):
-            raise ValueError(self._refusal(value)) from None
-        if self.value != value:
+            self._put(value)
+            reached = self.choices is not None or bool(self.value == value)
+        except (AttributeError, TraitError, TypeError, ValueError):
+            reached = False
+        if not reached:
+            self.control.value = before
             raise ValueError(self._refusal(value))
+
+    def _put(self, value: Any) -> None:
+        if (choices := self.choices) is None:
+            self.control.value = value
+        else:
+            position = choices.position(value)
+            if position is None:
+                raise ValueError(value)
+            self.control.index = position
 
     def lock(self) -> None:
         self.locked = self.control.disabled = True
@@ -106,17 +129,24 @@ class Knob:
         finally:
             self._sliding = False
 
+    def _check_start(self, spec: Any, default: Any) -> None:
+        if (choices := self.choices) and choices.position(self.value) is None:
+            raise ValueError(self._refusal(self.value))
+        starts_at_default = default is not inspect.Parameter.empty and (self._choices or _takes_default(spec))
+        if starts_at_default and not same(self.value, default):
+            raise ValueError(f"{self._refusal(default)}, the default of the parameter")
+
     def _refusal(self, value: Any) -> str:
-        control = self.control
-        if self._options is not None:
-            allowed = f"one of {', '.join(self._options)}"
-        elif hasattr(control, "min"):
-            allowed = f"a number from {control.min:g} to {control.max:g}"
+        low, high = (getattr(self.control, name, None) for name in ("min", "max"))
+        if (choices := self.choices) is not None:
+            allowed = f"one of {short(', '.join(choices.labels), 500)}"
+        elif isinstance(low, (int, float)) and isinstance(high, (int, float)):
+            allowed = f"a number from {low:g} to {high:g}"
         else:
-            allowed = f"a value such as {self.start!r}"
-        return f"{self.name} must be {allowed}; given: {value!r}"
+            allowed = f"a value such as {self.value!r}"
+        return f"{self.name} must be {allowed}; given: {short(repr(value), 200)}"
 
 
 def _takes_default(spec: Any) -> bool:
     "Whether the knob starts at the default of its parameter."
-    return isinstance(spec, (tuple, list, range, dict)) or (isinstance(spec, LogRange) and spec.start is None)
+    return isinstance(spec, tuple) or (isinstance(spec, LogRange) and spec.start is None)

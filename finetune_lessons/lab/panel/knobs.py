@@ -6,6 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from finetune_lessons.lab.panel.choices import same, short
 from finetune_lessons.lab.panel.controls import classed
 from finetune_lessons.lab.panel.knob import Knob
 from finetune_lessons.lab.panel.state import read_state, write_state
@@ -24,9 +25,10 @@ class Knobs:
         lock: Iterable[str] = (),  # shown, but not changed by the learner
     ):
         parameters = _parameters(function, specs)
-        self.hidden, self.locked = list(hide), list(lock)
-        for name in {*(explanations or ()), *self.hidden, *self.locked} - set(specs):
-            raise ValueError(f"there is no knob {name!r}; there are {', '.join(specs)}")
+        self.hidden, self.locked = listed("hide", hide), listed("lock", lock)
+        for name in [*(explanations or ()), *self.hidden, *self.locked]:
+            if name not in specs:
+                raise ValueError(f"there is no knob {name!r}; there are {', '.join(specs)}")
         self._knobs: dict[str, Knob] = {}
         for name, spec in specs.items():
             default = parameters[name].default if name in parameters else inspect.Parameter.empty
@@ -62,7 +64,7 @@ class Knobs:
 
     def moved(self, values: Mapping[str, Any]) -> dict[str, Any]:
         "Those of the values that are not the start values."
-        return {name: value for name, value in values.items() if value != self[name].start}
+        return {name: value for name, value in values.items() if not same(value, self[name].start)}
 
     def observe(self, changed: Callable[[], None]) -> None:
         for knob in self:
@@ -84,15 +86,51 @@ class Knobs:
             knob.start = knob.value
 
 
+def listed(key: str, names: Iterable[str]) -> list[str]:
+    "The names, where they are several; ValueError for a single text, which would be taken letter by letter."
+    if isinstance(names, str):
+        raise ValueError(f"{key}={names!r} is one text: expected a list of names of knobs, such as [{names!r}]")
+    return list(names)
+
+
+def refuse_taken_names(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    "ValueError where the function waits for an argument that is an option of the panel, and goes to the panel."
+    parameters = _signature(function).parameters
+    for name, given in options.items():
+        if name in parameters and (given or parameters[name].default is inspect.Parameter.empty):
+            raise ValueError(
+                f"{_called(function)} has a parameter {name!r}, which is an option of the panel itself and never "
+                "reaches the function: give the parameter another name"
+            )
+
+
 def _parameters(function: Callable[..., Any], names: Iterable[str]) -> Mapping[str, inspect.Parameter]:
     "The function's parameters, if it can be called with exactly these names."
-    parameters = inspect.signature(function).parameters
+    parameters = _signature(function).parameters
     kinds = {p.kind for p in parameters.values()}
-    called = getattr(function, "__name__", "the function")
-    if inspect.Parameter.VAR_KEYWORD not in kinds and (unknown := set(names) - set(parameters)):
-        raise TypeError(f"{called} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(parameters)}")
-    optional = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in optional]
-    if missing := set(needed) - set(names):
-        raise TypeError(f"{called} also needs {', '.join(sorted(missing))}: give it a knob or a default")
-    return parameters
+    called = _called(function)
+    if only := [n for n, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]:
+        raise TypeError(
+            f"{called} takes {', '.join(only)} by position, and a panel gives values by name: remove the '/'"
+        )
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = {n: p for n, p in parameters.items() if p.kind not in (*variadic, inspect.Parameter.POSITIONAL_ONLY)}
+    unknown = [name for name in names if name not in named]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise TypeError(f"{called} has no parameter {', '.join(unknown)}; it has {', '.join(named) or 'none'}")
+    if missing := [n for n, p in named.items() if p.default is p.empty and n not in names]:
+        raise TypeError(f"{called} also needs {', '.join(missing)}: give it a knob or a default")
+    return named
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    if not callable(function):
+        raise ValueError(f"expected a function of the knobs, not what it returns; given: {short(repr(function))}")
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        raise ValueError(f"{_called(function)} does not say what it takes: wrap it in a function with names") from None
+
+
+def _called(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "the function")

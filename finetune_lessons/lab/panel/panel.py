@@ -9,7 +9,7 @@ from finetune_lessons.lab.panel.code import code_for
 from finetune_lessons.lab.panel.controls import LogRange
 from finetune_lessons.lab.panel.drives import Drive
 from finetune_lessons.lab.panel.errors import settings
-from finetune_lessons.lab.panel.knobs import Knobs
+from finetune_lessons.lab.panel.knobs import Knobs, listed, refuse_taken_names
 from finetune_lessons.lab.panel.live_plot import png
 from finetune_lessons.lab.panel.loop import Loop
 from finetune_lessons.lab.panel.state import read_state
@@ -40,6 +40,7 @@ class Panel:
         drive: str | None = None,  # "thread", or "pump" for front ends that show no updates from threads (Colab)
         **knobs: Any,
     ):
+        refuse_taken_names(make_run, {"ask": ask, "hide": hide, "lock": lock, "help": help, "drive": drive})
         self.knobs = Knobs(make_run, knobs, explanations=help, hide=hide, lock=lock)
         self._make_run = make_run
         self._view = PanelView(self.knobs, ask)
@@ -54,7 +55,7 @@ class Panel:
         "The panel whose `state` this was; the knobs are given as for `Panel`."
         _, hide, lock = read_state(state)
         for key, names in (("hide", hide), ("lock", lock)):
-            options[key] = [*dict.fromkeys([*options.get(key, ()), *names])]
+            options[key] = [*dict.fromkeys([*listed(key, options.get(key, ())), *names])]
         panel = cls(make_run, **options)
         panel.knobs.start_from(state)
         return panel

@@ -16,8 +16,11 @@ def write_state(texts: Mapping[str, str], hide: Sequence[str], lock: Sequence[st
 def read_state(state: str) -> tuple[dict[str, str], list[str], list[str]]:
     "The texts of the values by knob, the names to hide, and the names to lock."
     try:
-        pairs = dict(parse_qsl(state, keep_blank_values=True, strict_parsing=bool(state)))
+        found = parse_qsl(state, keep_blank_values=True, strict_parsing=bool(state))
     except ValueError:
         raise ValueError(f"not a panel's state: {state!r}; expected something like 'lr=0.001&seed=3'") from None
+    pairs = dict(found)
+    if len(pairs) < len(found):
+        raise ValueError(f"not a panel's state: {state!r} gives a knob two values")
     hide, lock = (list(filter(None, pairs.pop(key, "").split(","))) for key in RESERVED)
     return pairs, hide, lock

@@ -1,8 +1,12 @@
 """Knobs: from an abbreviation to a control and its value."""
 
+import math
+
 import ipywidgets as widgets
+import numpy as np
 import pytest
-from fake_runs import make_run
+import torch
+from fake_runs import FakeRun, make_run
 
 from finetune_lessons.lab.panel.knobs import Knobs
 from finetune_lessons.lab.panel.panel import LogRange, Panel
@@ -101,3 +105,109 @@ def test_hidden_knobs_are_used_but_not_shown_and_locked_ones_are_disabled():
     assert len(panel.run()) == 20
     with pytest.raises(ValueError, match="there is no knob 'r'"):
         Panel(make_run, hide=["r"], lr=(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ((5, 1), "the lower one first"),
+        ((0.5, 0.5), "the lower one first"),
+        ((0.0, math.nan), "two finite numbers"),
+        ((-math.inf, 1.0), "two finite numbers"),
+        ((0.0, 1.0, 5.0), "has the step 5.0: expected one above 0, up to 1"),
+        ((0, 10, 0), "has the step 0: expected one above 0, up to 10"),
+        ((0.0, 1.0, math.nan), "has the step nan"),
+        ((False, True), "is not a knob"),
+        ([], "has nothing to choose from"),
+        ({}, "has nothing to choose from"),
+        (math.nan, "is not a knob"),
+        ({"a", "b"}, "a set, whose order changes"),
+    ],
+)
+def test_a_knob_that_leaves_nothing_to_turn_is_refused_by_name(spec, said):
+    with pytest.raises(ValueError, match=f"^size.*{said}"):
+        Knobs(lambda size: None, {"size": spec})
+
+
+@pytest.mark.parametrize(
+    "arguments", [(1e-5, math.inf), (math.nan, 1), ("1e-5", 1), (1e-5, 1, math.nan), (1e-5, 1, "a")]
+)
+def test_log_range_refuses_what_is_no_finite_number(arguments):
+    with pytest.raises(ValueError, match="LogRange"):
+        LogRange(*arguments)
+
+
+@pytest.mark.parametrize("default", [None, "high", math.nan, 5.0])
+@pytest.mark.parametrize("spec", [LogRange(1e-5, 1), (0.0, 1.0), [0.1, 0.2], {"small": 0.1}, np.array([0.1, 0.2])])
+def test_a_default_of_any_kind_that_the_knob_does_not_reach_is_refused(spec, default):
+    def function(lr=default):
+        pass
+
+    with pytest.raises(ValueError, match="^lr must be .*; given: .*, the default of the parameter"):
+        Knobs(function, {"lr": spec})
+
+
+NOT_TEXTS = [None, (0, 5), (1, 4), 1, True, 1.0, "1", np.float32(0.1), torch.float32, torch.relu, len, np.arange(2), []]
+
+
+def test_choices_of_any_kind_keep_their_values_and_types():
+    knob = Knobs(lambda x: None, {"x": NOT_TEXTS})["x"]
+    for value in NOT_TEXTS:
+        knob.set(value)
+        assert knob.value is value
+    with pytest.raises(ValueError, match="x must be one of None, .*; given: 'none'"):
+        knob.set("none")
+
+
+def test_pairs_of_numbers_are_choices_and_pairs_with_a_text_are_labelled():
+    assert Knobs(lambda x: None, {"x": [(0, 5), (1, 4)]})["x"].value == (0, 5)
+    assert Knobs(lambda x: None, {"x": [("top", 5), ("all", 4)]})["x"].value == 5
+
+
+def test_labels_are_short_and_each_is_there_once():
+    labels = Knobs(lambda x: None, {"x": [1, "1", "a" * 500, "a" * 501]})["x"].control._options_labels
+    assert len(set(labels)) == 4
+    assert max(map(len, labels)) < 70
+
+
+def test_a_refused_value_leaves_the_control_as_it_was():
+    knob = Knobs(lambda lr: None, {"lr": (0.0, 1.0)})["lr"]
+    for value in (5.0, math.nan, "high"):
+        with pytest.raises(ValueError, match="lr must be a number from 0 to 1"):
+            knob.set(value)
+        assert knob.value == knob.slider.value == 0.5
+
+
+@pytest.mark.parametrize("name", ["hide", "lock"])
+def test_one_text_in_place_of_names_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name}='lr' is one text: expected a list .* \['lr'\]"):
+        Panel(make_run, lr=(0.0, 1.0), **{name: "lr"})
+
+
+def test_a_parameter_that_has_the_name_of_an_option_is_refused():
+    def locked(lr=0.1, lock=3):
+        return FakeRun(lr)
+
+    with pytest.raises(ValueError, match="locked has a parameter 'lock', which is an option of the panel"):
+        Panel(locked, lr=(0.0, 1.0), lock=[1, 2, 3])
+    assert len(Panel(locked, lr=(0.0, 1.0)).run()) == 20
+
+
+def test_only_parameters_that_take_a_name_can_be_knobs():
+    def by_position(lr, /):
+        pass
+
+    def variadic(*lr):
+        pass
+
+    with pytest.raises(TypeError, match="by_position takes lr by position"):
+        Knobs(by_position, {"lr": (0.0, 1.0)})
+    with pytest.raises(TypeError, match="variadic has no parameter lr"):
+        Knobs(variadic, {"lr": (0.0, 1.0)})
+    assert Knobs(lambda *, lr=0.2: lr, {"lr": (0.0, 1.0)}).values == {"lr": 0.2}
+    assert Knobs(lambda **others: others, {"lr": (0.0, 1.0)}).values == {"lr": 0.5}
+
+
+def test_a_run_in_place_of_a_function_is_refused():
+    with pytest.raises(ValueError, match="expected a function of the knobs, not what it returns"):
+        Panel(FakeRun(), lr=(0.0, 1.0))
