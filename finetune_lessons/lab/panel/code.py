@@ -1,59 +1,89 @@
 """The lines of Python that repeat what a panel is set to."""
 
 import ast
+import functools
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
+
+from finetune_lessons.lab.panel.literals import Written, call, import_line, is_module, written
+from finetune_lessons.lab.panel.source import definition
 
 
 def code_for(make_run: Callable[..., Any], values: Mapping[str, Any], run: Any = None) -> str:
     """Lines that make and train the run with these values; `run` is one that was made before, if any.
 
-    The body of `make_run`, with its arguments as assignments, where it is a plain function that ends in one
-    `return`; else a call of it.
+    The body of `make_run`, with its arguments as assignments, where it is a plain function or lambda that ends in
+    one `return`; else a call of it. Imports come first for what is not from the notebook.
     """
-    body = _body(make_run, values)
-    if body is None:
-        name = getattr(make_run, "__name__", "make_run")
-        body = f"run = {name if name.isidentifier() else 'make_run'}({_arguments(values)})"
-    training = "run.finish()" if _finishes(make_run, run) else "for step in run:\n    print(step)"
-    return f"{body}\n{training}\n"
+    arguments: tuple = ()
+    if isinstance(make_run, functools.partial):
+        arguments, values, make_run = make_run.args, {**make_run.keywords, **values}, make_run.func
+    body = _body(make_run, arguments, values) if isinstance(make_run, FunctionType) else None
+    made = body or _call(make_run, arguments, values)
+    training = "run.finish()" if hasattr(run, "finish") else "for step in run:\n    print(step)"
+    return "\n".join([*dict.fromkeys(made.imports), made.text, training]) + "\n"
 
 
-def _finishes(make_run: Callable[..., Any], run: Any) -> bool:
-    return not inspect.isgeneratorfunction(make_run) if run is None else hasattr(run, "finish")
+def _call(make_run: Callable[..., Any], arguments: Sequence[Any], values: Mapping[str, Any]) -> Written:
+    "A call, with a comment on each thing that has no name to call it by."
+    names, comments = _names_beside(make_run), []
+
+    def write(name: str, value: Any) -> Written:
+        found = written(value, names)
+        if found is None:
+            comments.append(f"# {name}, of type {type(value).__name__}, has no text as code: give it this name first")
+        return found or Written(name)
+
+    function = write("make_run", make_run)
+    given = [write(f"argument_{i}", value) for i, value in enumerate(arguments)]
+    text, imports = call(function, given, {name: write(name, value) for name, value in values.items()})
+    return Written("\n".join([*comments, f"run = {text}"]), imports)
 
 
-def _arguments(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
-
-
-def _body(make_run: Callable[..., Any], values: Mapping[str, Any]) -> str | None:
-    source = _source(make_run)
-    arguments = _all_arguments(make_run, values)
-    if source is None or arguments is None:
+def _body(make_run: FunctionType, arguments: Sequence[Any], values: Mapping[str, Any]) -> Written | None:
+    found, given = definition(make_run), _all_arguments(make_run, arguments, values)
+    if found is None or given is None:
         return None
-    function = ast.parse(source).body[0]
-    if not isinstance(function, ast.FunctionDef) or function.decorator_list:
+    node, lines = found
+    text = f"run = {ast.unparse(node.body)}" if isinstance(node, ast.Lambda) else _statements(node, lines)
+    parts = {name: written(value, make_run.__globals__) for name, value in given.items()}
+    assigned = {name: part for name, part in parts.items() if part is not None}
+    if text is None or len(assigned) < len(parts) or not _is_straight(node):
         return None
-    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    if not _is_straight(statements):
+    imports = [line for part in assigned.values() for line in part.imports]
+    imports += _imports(node, make_run.__globals__, besides=assigned)
+    return Written("\n".join([*(f"{name} = {part.text}" for name, part in assigned.items()), text]), tuple(imports))
+
+
+def _statements(function: ast.FunctionDef, lines: Sequence[str]) -> str | None:
+    "The statements, with the last one's value as `run`; None where a line holds more than one."
+    statements = _without_docstring(function)
+    last = statements[-1]
+    if any(lines[s.lineno - 1].encode()[: s.col_offset].strip() for s in (statements[0], last)):
         return None
-    lines = source.splitlines()
-    first, last = statements[0], statements[-1]
-    if any(lines[s.lineno - 1][: s.col_offset].strip() for s in (first, last)):
-        return None  # several statements in one line
+    if not isinstance(last, ast.Return) or function.decorator_list:
+        return None
+    lines = list(lines)
     indent, value = lines[last.lineno - 1].split("return", 1)
     lines[last.lineno - 1] = f"{indent}run = {value.lstrip()}"
-    body = textwrap.dedent("\n".join(lines[first.lineno - 1 : last.end_lineno]))
-    return "\n".join([*(f"{name} = {value!r}" for name, value in arguments.items()), body])
+    return textwrap.dedent("\n".join(lines[statements[0].lineno - 1 : last.end_lineno]))
 
 
-def _is_straight(statements: Sequence[ast.stmt]) -> bool:
-    "One return, as the last statement, and nothing that means something else outside a function."
+def _without_docstring(function: ast.FunctionDef) -> list[ast.stmt]:
+    return function.body[1:] or function.body if ast.get_docstring(function) is not None else function.body
+
+
+def _is_straight(function: ast.FunctionDef | ast.Lambda) -> bool:
+    "One value, as the last thing, and nothing that means something else outside a function."
+    elsewhere = (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal, ast.FunctionDef, ast.AsyncFunctionDef)
+    if isinstance(function, ast.Lambda):
+        return not any(isinstance(node, elsewhere) for node in ast.walk(function.body))
+    statements = _without_docstring(function)
     inside = [node for statement in statements for node in ast.walk(statement)]
-    elsewhere = (ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal, ast.FunctionDef, ast.AsyncFunctionDef)
     last = statements[-1]
     return (
         isinstance(last, ast.Return)
@@ -68,29 +98,35 @@ def _is_long_text(node: ast.AST) -> bool:
     return isinstance(node, (ast.Constant, ast.JoinedStr)) and node.end_lineno != node.lineno
 
 
-def _source(make_run: Callable[..., Any]) -> str | None:
-    "The text of a function that uses only its arguments and global names."
-    if not inspect.isfunction(make_run) or make_run.__closure__:
-        return None
-    try:
-        return textwrap.dedent(inspect.getsource(make_run))
-    except (OSError, TypeError):
-        return None
-
-
-def _all_arguments(make_run: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
-    "The values with the defaults of the other parameters; None if one of them cannot be written as a literal."
-    bound = inspect.signature(make_run).bind(**values)
-    bound.apply_defaults()
-    arguments = dict(bound.arguments)
+def _all_arguments(
+    make_run: FunctionType, arguments: Sequence[Any], values: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    "The values with the other parameters' defaults and the names around the function; None for a variadic one."
+    signature = inspect.signature(make_run, follow_wrapped=False)
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    if any(p.kind in variadic for p in inspect.signature(make_run).parameters.values()):
+    if any(p.kind in variadic for p in signature.parameters.values()):
         return None
-    return arguments if all(_is_literal(value) for value in arguments.values()) else None
-
-
-def _is_literal(value: Any) -> bool:
+    bound = signature.bind(*arguments, **values)
+    bound.apply_defaults()
     try:
-        return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError):
-        return False
+        around = {
+            n: c.cell_contents for n, c in zip(make_run.__code__.co_freevars, make_run.__closure__ or (), strict=True)
+        }
+    except ValueError:  # a name that has no value yet
+        return None
+    return {**around, **bound.arguments}
+
+
+def _imports(function: ast.FunctionDef | ast.Lambda, names: Mapping[str, Any], besides: Mapping[str, Any]) -> list[str]:
+    "The line that imports the global names that the body uses, where it is not the notebook's."
+    if not is_module(names):
+        return []
+    found = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    used = sorted(name for name in found & set(names) if name not in besides)
+    return list(import_line(names["__name__"], *used)) if used else []
+
+
+def _names_beside(make_run: Callable[..., Any]) -> Mapping[str, Any]:
+    "The global names where the function was written."
+    module = sys.modules.get(getattr(make_run, "__module__", None) or "")
+    return getattr(make_run, "__globals__", None) or (vars(module) if module else {})
