@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_lessons.lab.panel.choices import label_of, short
+
 
 def explain(
     error: BaseException,
@@ -22,7 +24,7 @@ def explain(
     if suspects:
         sentences.append(f"{'Named in the message' if named else 'Changed from the start'}: {settings(suspects)}.")
     if "lr" in values and "learning rate" not in said and re.search(r"\b(nan|inf|infinite|finite)\b", said.lower()):
-        sentences.append(f"Try a smaller learning rate than {values['lr']:g}.")
+        sentences.append(f"Try a smaller learning rate than {_text(values['lr'])}.")
     return " ".join(sentences)
 
 
@@ -31,8 +33,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    texts = {name: f"{value:g}" if isinstance(value, float) else repr(value) for name, value in values.items()}
-    return ", ".join(f"{name}={text}" for name, text in texts.items())
+    return ", ".join(f"{name}={_text(value)}" for name, value in values.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return short(repr(value)) if isinstance(value, str) else label_of(value)
 
 
 def _memory_advice(values: Mapping[str, Any]) -> str:

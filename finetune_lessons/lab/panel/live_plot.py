@@ -198,7 +198,7 @@ def png(charts: Sequence[Chart], title: str = "") -> str:
     figure = Figure(figsize=(4.2 * len(charts), 2.9), layout="constrained", dpi=100)
     figure.suptitle(title, fontsize=9)
     for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
-        for line in chart.lines:
+        for line in (line for line in chart.lines if line.series.ys):
             style: dict = dict(color=colour(line.style), alpha=0.35 if line.plain else line.opacity, linewidth=1)
             if not line.plain:
                 marker = MARKERS[line.style % len(MARKERS)][1]
@@ -208,7 +208,7 @@ def png(charts: Sequence[Chart], title: str = "") -> str:
             axes.plot(*zip(*line.series.thinned(1000), strict=True), **style)
         axes.set(title=chart.title, xlabel=chart.xlabel, ylim=chart.limits[2:])
         axes.grid(alpha=0.3)
-        if any(line.label for line in chart.lines):
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     return figure_png(figure)
 

@@ -5,10 +5,11 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
+from finetune_lessons.lab.panel.choices import label_of
 from finetune_lessons.lab.panel.errors import explain, out_of_memory
 from finetune_lessons.lab.panel.knobs import Knobs
 from finetune_lessons.lab.panel.traces import Trace
@@ -89,7 +90,7 @@ class Loop:
         except KeyboardInterrupt:
             self._end(trace, "stopped")
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(trace, error, during)
             if raises:
                 raise
@@ -141,20 +142,25 @@ class Loop:
 
     def _build(self, trace: Trace) -> Iterator[Any]:
         self.latest = self._make_run(**trace.values)
-        trace.total = len(self.latest) if hasattr(self.latest, "__len__") else None
+        steps = _steps_of(self.latest)
+        try:
+            trace.total = len(self.latest)
+        except TypeError:  # it has no length, or cannot tell it
+            trace.total = None
         self._say_if_busy(f"Run {trace.number} is training.")
-        return iter(self.latest)
+        return steps
 
     def _end(self, trace: Trace, outcome: str) -> None:
         trace.outcome = outcome
+        loss = f"loss {trace.loss:.4g}" if trace.steps else "it gave none"
         sentences = {
-            "done": f"Run {trace.number} is done after {trace.steps:,} steps: loss {trace.loss:.4g}.",
+            "done": f"Run {trace.number} is done after {trace.steps:,} steps: {loss}.",
             "stopped": f"Run {trace.number} is stopped after {trace.steps:,} steps. Resume goes on from here.",
         }
         guess = f" You predicted: {trace.guess}." if trace.guess is not None and outcome == "done" else ""
         self.rest(sentences[outcome] + guess)
 
-    def _fail(self, trace: Trace, error: Exception, during: str) -> None:
+    def _fail(self, trace: Trace, error: BaseException, during: str) -> None:
         trace.outcome = "failed"
         self._steps = None
         if out_of_memory(error):
@@ -166,6 +172,17 @@ class Loop:
         with self._saying:
             if not self.idle.is_set():
                 self._view.say(text)
+
+
+def _steps_of(run: Any) -> Iterator[Any]:
+    iterable = hasattr(run, "__iter__") or hasattr(run, "__getitem__")
+    if iterable and not isinstance(run, (str, bytes, Mapping, type)):
+        return iter(run)
+    missing = " Does the function end without `return`?" if run is None else ""
+    raise ValueError(
+        f"the function must return a Run, or something else that gives a loss at each step; it returned {label_of(run)}"
+        f" ({type(run).__name__}).{missing}"
+    )
 
 
 @atexit.register

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from html import escape
+from numbers import Real
 from typing import Any
 
 import ipywidgets as widgets
 
+from finetune_lessons.lab.panel.choices import label_of, same
 from finetune_lessons.lab.panel.controls import classed
 from finetune_lessons.lab.panel.live_plot import number, swatch
 from finetune_lessons.lab.panel.traces import Trace, clock
@@ -73,7 +75,7 @@ def _table(rows: Sequence[Row], picked: Sequence[int]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = []
     for trace, row in rows:
-        cells = "".join(f"<td>{escape(_cell(row.get(name, ''), name))}</td>" for name in columns[1:])
+        cells = "".join(f"<td>{escape(_cell(row.get(name, ''), name, trace))}</td>" for name in columns[1:])
         mark = ' class="ftl-picked"' if trace.number in picked else ""
         body.append(f'<tr{mark}><th scope="row">{swatch(trace.number - 1)} {trace.name}</th>{cells}</tr>')
     return (
@@ -87,9 +89,11 @@ def _comparison(one: Trace, two: Trace) -> str:
     lines = []
     for name in _columns([a, b])[1:]:
         left, right = a.get(name, ""), b.get(name, "")
-        if left != right and name not in ("outcome", "prediction"):
+        if not same(left, right) and (name in one.values or name not in ("outcome", "prediction")):
             change = f"{right - left:+.3g}" if _is_number(left) and _is_number(right) else ""
-            cells = "".join(f"<td>{escape(text)}</td>" for text in (_cell(left, name), _cell(right, name), change))
+            cells = "".join(
+                f"<td>{escape(text)}</td>" for text in (_cell(left, name, one), _cell(right, name, two), change)
+            )
             lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{text}</th>' for text in ("difference", one.name, two.name, "change"))
     return (
@@ -116,20 +120,24 @@ def _sorted(rows: list[Row], column: str, descending: bool) -> list[Row]:
         return row[1].get(column)
 
     def order(row: Row) -> tuple[bool, float, str]:
-        return (False, value(row), "") if _is_number(value(row)) else (True, 0, str(value(row)))
+        return (False, value(row), "") if _is_number(value(row)) else (True, 0, label_of(value(row)))
 
-    missing = [row for row in rows if value(row) is None or value(row) != value(row)]
-    present = [row for row in rows if row not in missing]
+    missing = [row for row in rows if _is_missing(value(row))]
+    present = [row for row in rows if not _is_missing(value(row))]
     return sorted(present, key=order, reverse=descending) + missing
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _cell(value: Any, column: str = "") -> str:
-    if column == "seconds":
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _cell(value: Any, column: str, trace: Trace) -> str:
+    if column == trace.column("seconds") and _is_number(value):
         return clock(value)
     if isinstance(value, float):
-        return "" if value != value else number(value) if column == "" or abs(value) >= 10 else f"{value:.4g}"
-    return str(value)
+        return "" if value != value else number(value) if abs(value) >= 10 else f"{value:.4g}"
+    return label_of(value)

@@ -4,6 +4,8 @@ import math
 from collections import deque
 from typing import Any
 
+from finetune_lessons.lab.panel.choices import short
+
 RAW, SMOOTH, LR, GRAD_NORM = "raw loss", "loss", "learning rate", "gradient norm"
 
 
@@ -24,6 +26,8 @@ class Series:
 
     def thinned(self, limit: int) -> list[tuple[float, float]]:
         "At most `limit` points, and the last one."
+        if not self.ys:
+            return []
         stride = math.ceil(len(self.xs) / limit) or 1
         points = list(zip(self.xs[::stride], self.ys[::stride], strict=False))
         last = (self.xs[-1], self.ys[-1])
@@ -80,7 +84,7 @@ class Trace:
 
     def append(self, step: Any, seconds: float) -> None:
         "Take a step of a `Run`, any object with a `loss`, or a number. ValueError if the loss is not a finite number."
-        loss = float(getattr(step, "loss", step))
+        loss = _number("the loss", getattr(step, "loss", step))
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {self.steps}")
         self.steps += 1
@@ -104,8 +108,8 @@ class Trace:
 
     def _add(self, name: str, value: float | None) -> None:
         if value is not None:
-            self.last[name] = float(value)
-            self.series.setdefault(name, Series()).add(self.steps, float(value))
+            self.last[name] = figure = _number(name, value)
+            self.series.setdefault(name, Series()).add(self.steps, figure)
 
     def row(self) -> dict[str, Any]:
         "The run as a row of the table of results."
@@ -113,8 +117,20 @@ class Trace:
         results = {"steps": self.steps, "loss": self.loss, **metrics, "seconds": self.seconds, "outcome": self.outcome}
         if self.guess is not None:
             results["prediction"] = self.guess
-        apart = {f"{name} of the run" if name in self.values else name: value for name, value in results.items()}
-        return {"run": self.number, **self.values, **apart}
+        knobs = {"run (knob)" if name == "run" else name: value for name, value in self.values.items()}
+        return {"run": self.number, **knobs, **{self.column(name): value for name, value in results.items()}}
+
+    def column(self, name: str) -> str:
+        "What a result is called in the table, where knobs keep their names."
+        return f"{name} of the run" if name in self.values else name
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # the last one from a tensor of several numbers
+        given = f"{type(value).__name__} {short(repr(value))}"
+        raise ValueError(f"{name} must be one number; given: {given}") from None
 
 
 def clock(seconds: float) -> str:

@@ -1,9 +1,15 @@
 """One run at a time: stopped, gone on with, failed."""
 
+import html
 import math
+import re
+import sys
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from fake_runs import PATIENCE, FakeRun, both_drives, finish, losses, raiser, status
 
 from finetune_lessons.lab.panel.loop import REDRAW_EVERY
@@ -141,3 +147,78 @@ def test_ten_thousand_steps_are_drawn_in_bounded_number_and_size(monkeypatch):
     panel.run()
     assert len(sizes) <= 10 / REDRAW_EVERY + 3
     assert max(sizes) < 20_000
+
+
+@both_drives
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (None, r"it returned None \(NoneType\). Does the function end without `return`\?"),
+        (3, r"must return a Run, .*; it returned 3 \(int\)"),
+        ("text", r"it returned text \(str\)"),
+        ({"loss": 1.0}, "must return a Run"),
+        ([(1.0, 0.5)], r"the loss must be one number; given: tuple \(1.0, 0.5\)"),
+        ([torch.ones(2)], "the loss must be one number; given: Tensor"),
+        ([SimpleNamespace(loss=1.0, metrics={"report": "good"})], "validation report must be one number; given: str"),
+    ],
+)
+def test_what_is_no_run_is_said_and_the_panel_stays_usable(made, said, drive):
+    results = [made]
+    panel = Panel(lambda lr=0.1: results.pop() if results else FakeRun(lr), drive=drive, lr=(0.0, 1.0))
+    failed(panel, drive)
+    assert re.search(said, html.unescape(status(panel)))
+    panel.run()
+    assert list(panel.results["outcome"]) == ["failed", "done"]
+
+
+@both_drives
+def test_a_run_that_cannot_tell_its_length_is_trained(drive):
+    class Endless:
+        def __len__(self):
+            raise TypeError("object of type 'IterableDataset' has no len()")
+
+        def __iter__(self):
+            return iter([1.0, 0.5])
+
+    panel = Panel(lambda lr=0.1: Endless(), drive=drive, lr=(0.0, 1.0))
+    panel.start()
+    finish(panel)
+    assert "Run 1 is done after 2 steps" in status(panel)
+
+
+def test_a_run_without_steps_has_no_loss():
+    panel = Panel(lambda lr=0.1: [], lr=(0.0, 1.0))
+    panel.run()
+    assert "Run 1 is done after 0 steps: it gave none." in status(panel)
+
+
+@both_drives
+def test_a_function_that_exits_ends_its_run_only(drive):
+    panel = Panel(lambda lr=0.1: sys.exit(2), drive=drive, lr=(0.0, 1.0))
+    failed(panel, drive, "SystemExit: 2")
+
+
+@both_drives
+@pytest.mark.parametrize("lr", ["1e-3", None, (0.1, 0.2)])
+def test_advice_on_a_learning_rate_that_is_no_number(lr, drive):
+    panel = Panel(lambda lr: [1.0, math.nan], drive=drive, lr=[lr, 0.1])
+    failed(panel, drive, "the loss is nan at step 1", "Try a smaller learning rate than")
+
+
+@both_drives
+@pytest.mark.parametrize("name", ["seconds", "run", "loss", "outcome", "prediction", "validation accuracy"])
+@pytest.mark.parametrize("choices", [["fast", "slow"], [np.arange(2), np.arange(3)], [None, len]])
+def test_knobs_of_any_name_and_kind_are_trained_and_listed(name, choices, drive):
+    panel = Panel(lambda **values: FakeRun(), drive=drive, **{name: choices})
+    for choice in choices:
+        panel.knobs.set(**{name: choice})
+        panel.start()
+        finish(panel)
+    view = panel._view.results
+    for column in panel.results:
+        view.sort.value = column
+    view.first.value, view.second.value = 1, 2
+    assert list(panel.results.index) == [1, 2]
+    column = "run (knob)" if name == "run" else name
+    assert all(trace.row()[column] is choice for trace, choice in zip(panel._traces, choices, strict=True))
+    assert f'<th scope="row">{column}</th>' in view.comparison.value

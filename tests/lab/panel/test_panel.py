@@ -1,5 +1,8 @@
 """The panel as a whole, without a browser."""
 
+import math
+from types import SimpleNamespace
+
 from fake_runs import make_run, status, three_runs
 
 from finetune_lessons.lab.panel.panel import Panel
@@ -43,3 +46,18 @@ def test_a_panel_shows_itself_as_a_widget_a_picture_and_a_text():
     assert bundle[view]["model_id"] == panel._view.root.model_id
     assert bundle["image/png"].startswith("iVBORw0KGgo")
     assert "run 1: done after 20 steps" in bundle["text/plain"]
+
+
+def test_a_panel_whose_curves_hold_no_finite_point_is_shown():
+    step = SimpleNamespace(loss=1.0, metrics={"accuracy": math.nan}, lr=math.inf, grad_norm=math.nan)
+    panel = Panel(lambda lr=0.1: [step, step], lr=(0.0, 1.0))
+    panel.run()
+    assert "could not be drawn" not in panel._view.plot.value
+    assert panel._repr_mimebundle_()["image/png"].startswith("iVBORw0KGgo")
+
+
+def test_names_of_functions_stand_in_for_their_addresses():
+    panel = Panel(lambda activation: [1.0], activation=[len, abs])
+    panel.run()
+    assert repr(panel).startswith("Panel: activation=len\n")
+    assert "<td>len</td>" in panel._view.results.table.value
