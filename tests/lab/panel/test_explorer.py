@@ -1,5 +1,13 @@
 """`explore`: a result that is drawn again when a knob moves."""
 
+import html
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
 from finetune_lessons.lab.panel.explorer import explore
 
 
@@ -40,3 +48,63 @@ def test_explore_says_what_failed():
     assert "Changed from the start: t=0." in explorer._picture.value
     explorer.set(t=2.0)
     assert "0.5" in explorer._picture.value
+
+
+UNLIKE = [
+    ({"a": 1.0, "b": [1, 2]}, "numbers only, for bars, or curves only, for lines; given: a: a number, b: a curve"),
+    ({"a": ([0, 1, 2], [3, 4])}, "a has 3 values of x and 2 of y"),
+    ({"a": np.eye(2)}, "a must be a number or a sequence of numbers; given:"),
+    ({"a": "text"}, r"a must be a number or a sequence of numbers; given: text \(str\)"),
+    ({"a": None}, "a must be a number or a sequence of numbers; given: None"),
+    ({"a": {"b": 1}}, "a must be a number or a sequence of numbers"),
+    ({"a": ["x", "y"]}, "a must be a sequence of numbers; it holds 0, x"),
+    ({}, "an empty dict: expected numbers, or curves, by name"),
+    ({"a": [], "b": []}, "no finite point to draw in a, b"),
+    ({"a": [math.nan, math.inf]}, "no finite point to draw in a"),
+    ({"a": ([math.nan], [1.0])}, "no finite point to draw in a"),
+    ({"a": math.nan, "b": math.inf}, "no finite number to draw; given: a=nan, b=inf"),
+    (np.zeros((0, 3)), "a matrix of 0 by 3 with no values"),
+    (np.full((2, 2), math.nan), "a matrix of 2 by 2 with no finite value"),
+]
+
+
+@pytest.mark.parametrize(("result", "said"), UNLIKE)
+def test_what_makes_no_picture_is_said_and_the_explorer_stays_alive(result, said):
+    explorer = explore(lambda bad=True: result if bad else {"c": 2.0}, bad=True)
+    text = html.unescape(explorer._picture.value)
+    assert re.search(f"Failed while drawing the result: .*{said}", text)
+    assert set(explorer._repr_mimebundle_()) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    explorer.set(bad=False)
+    assert "c 2" in explorer._picture.value
+    assert explorer._repr_mimebundle_()["image/png"].startswith("iVBORw0KGgo")
+
+
+def test_curves_may_change_their_names_and_kinds_between_calls():
+    results = [{"a": [1, 2]}, {"b": [1, 2, 3], "c": ([0, 1], [5, 6])}, {"d": 1.0}, np.eye(2), {"a": (1.0, 2.0, 3.0)}]
+    explorer = explore(lambda i=0: results[i], i=range(len(results)))
+    for i, words in enumerate(["a 2 at x 1", "c 6 at x 1", "d 1", "map of 2 by 2", "a 3 at x 2"]):
+        explorer.set(i=i)
+        assert words in explorer._picture.value
+
+
+def test_what_is_not_finite_is_left_out_and_named():
+    assert "Not drawn, for lack of a finite point: b." in picture_of({"a": [1, 2], "b": [math.nan]})._picture.value
+    bars = picture_of({"a": 1.0, "b": math.inf, "c": math.nan})
+    assert 'aria-label="a 1, b inf, c nan"' in bars._picture.value
+    assert 'width="nan"' not in bars._picture.value and 'width="inf"' not in bars._picture.value
+    assert bars._repr_mimebundle_()["image/png"]
+    assert "from 0 (dark) to 1 (bright)" in picture_of(np.array([[0, 1], [math.nan, math.inf]]))._picture.value
+
+
+def test_tensors_are_drawn_whatever_they_are():
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.eye(3, dtype=dtype, requires_grad=True)
+        assert "map of 3 by 3" in picture_of(weight)._picture.value
+        assert "<polyline" in picture_of({"row": weight[0]})._picture.value
+        assert "<rect" in picture_of({"sum": weight.sum()})._picture.value
+
+
+def test_explore_of_an_answer_that_failed_before_the_first_one_is_shown():
+    explorer = explore(lambda t=1.0: {"a": 1 / (t - 1)}, t=(0.0, 5.0))
+    assert explorer.result is None
+    assert set(explorer._repr_mimebundle_()) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
