@@ -78,7 +78,9 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
     page.keyboard.press("Control+a")
     page.keyboard.press("Control+c")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("from tiny_run import TinyRun\nlr = 0.1\nsteps = 60\nseed = 0\nrun = TinyRun(lr, steps, seed)\nrun.finish()\n")
+    assert copied.startswith(
+        "from tiny_run import TinyRun\nlr = 0.1\nsteps = 60\nseed = 0\nrun = TinyRun(lr, steps, seed)\nrun.finish()\n"
+    )
 
     panel.button("Reset").click()
     expect(panel.rows).to_have_count(0)
