@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
-from finetune_lessons.lab.panel.literals import Written, call, import_line, is_module, written
+from finetune_lessons.lab.panel.literals import Written, call, import_line, is_module, together, written_or_named
 from finetune_lessons.lab.panel.source import definition
 
 
@@ -22,26 +22,20 @@ def code_for(make_run: Callable[..., Any], values: Mapping[str, Any], run: Any =
     arguments: tuple = ()
     if isinstance(make_run, functools.partial):
         arguments, values, make_run = make_run.args, {**make_run.keywords, **values}, make_run.func
-    body = _body(make_run, arguments, values) if isinstance(make_run, FunctionType) else None
-    made = body or _call(make_run, arguments, values)
+    ways = [_body(make_run, arguments, values)] if isinstance(make_run, FunctionType) else []
+    ways.append(_call(make_run, arguments, values))
+    possible = [way for way in ways if way is not None]
+    made = next((way for way in possible if not way.comments), possible[0])
     training = "run.finish()" if hasattr(run, "finish") else "for step in run:\n    print(step)"
-    return "\n".join([*dict.fromkeys(made.imports), made.text, training]) + "\n"
+    return "\n".join([*made.comments, *dict.fromkeys(made.imports), made.text, training]) + "\n"
 
 
 def _call(make_run: Callable[..., Any], arguments: Sequence[Any], values: Mapping[str, Any]) -> Written:
-    "A call, with a comment on each thing that has no name to call it by."
-    names, comments = _names_beside(make_run), []
-
-    def write(name: str, value: Any) -> Written:
-        found = written(value, names)
-        if found is None:
-            comments.append(f"# {name}, of type {type(value).__name__}, has no text as code: give it this name first")
-        return found or Written(name)
-
-    function = write("make_run", make_run)
-    given = [write(f"argument_{i}", value) for i, value in enumerate(arguments)]
-    text, imports = call(function, given, {name: write(name, value) for name, value in values.items()})
-    return Written("\n".join([*comments, f"run = {text}"]), imports)
+    names = _names_beside(make_run)
+    function = written_or_named("make_run", make_run, names)
+    given = [written_or_named(f"argument_{i}", value, names) for i, value in enumerate(arguments)]
+    made = call(function, given, {name: written_or_named(name, value, names) for name, value in values.items()})
+    return made._replace(text=f"run = {made.text}")
 
 
 def _body(make_run: FunctionType, arguments: Sequence[Any], values: Mapping[str, Any]) -> Written | None:
@@ -50,13 +44,12 @@ def _body(make_run: FunctionType, arguments: Sequence[Any], values: Mapping[str,
         return None
     node, lines = found
     text = f"run = {ast.unparse(node.body)}" if isinstance(node, ast.Lambda) else _statements(node, lines)
-    parts = {name: written(value, make_run.__globals__) for name, value in given.items()}
-    assigned = {name: part for name, part in parts.items() if part is not None}
-    if text is None or len(assigned) < len(parts) or not _is_straight(node):
+    if text is None or not _is_straight(node):
         return None
-    imports = [line for part in assigned.values() for line in part.imports]
-    imports += _imports(node, make_run.__globals__, besides=assigned)
-    return Written("\n".join([*(f"{name} = {part.text}" for name, part in assigned.items()), text]), tuple(imports))
+    parts = {name: written_or_named(name, value, make_run.__globals__) for name, value in given.items()}
+    assigned = [f"{name} = {part.text}" for name, part in parts.items() if not part.comments]
+    imports = _imports(node, make_run.__globals__, besides=parts)
+    return together("\n".join([*assigned, text]), parts.values(), imports)
 
 
 def _statements(function: ast.FunctionDef, lines: Sequence[str]) -> str | None:
@@ -117,13 +110,15 @@ def _all_arguments(
     return {**around, **bound.arguments}
 
 
-def _imports(function: ast.FunctionDef | ast.Lambda, names: Mapping[str, Any], besides: Mapping[str, Any]) -> list[str]:
+def _imports(
+    function: ast.FunctionDef | ast.Lambda, names: Mapping[str, Any], besides: Mapping[str, Any]
+) -> tuple[str, ...]:
     "The line that imports the global names that the body uses, where it is not the notebook's."
     if not is_module(names):
-        return []
+        return ()
     found = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     used = sorted(name for name in found & set(names) if name not in besides)
-    return list(import_line(names["__name__"], *used)) if used else []
+    return import_line(names["__name__"], *used) if used else ()
 
 
 def _names_beside(make_run: Callable[..., Any]) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -54,7 +55,7 @@ def _check_range(name: str, spec: tuple) -> None:
     if len(spec) not in (2, 3) or not all(isinstance(x, Real) and not isinstance(x, bool) for x in spec):
         raise _no_knob(name, spec)
     low, high, *step = spec
-    if not (_is_number(low) and _is_number(high) and low < high and math.isfinite(high - low)):
+    if not (_is_number(low) and _is_number(high) and low < high and _is_number(high - low)):
         raise ValueError(f"{name}={spec!r} is no range: expected two finite numbers, the lower one first")
     if step and not 0 < step[0] <= high - low:
         raise ValueError(f"{name}={spec!r} has the step {step[0]!r}: expected one above 0, up to {high - low:g}")
@@ -68,7 +69,8 @@ def _no_knob(name: str, spec: Any) -> ValueError:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    limit: Any = sys.float_info.max  # which larger whole numbers do not pass either
+    return isinstance(value, Real) and not isinstance(value, bool) and -limit <= value <= limit
 
 
 def field_of(slider: widgets.Widget) -> widgets.Widget:

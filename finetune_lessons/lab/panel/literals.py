@@ -1,9 +1,10 @@
 """Values as Python: what a reader can type to get them again."""
 
 import ast
+import enum
 import keyword
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from finetune_lessons.lab.panel.choices import same
@@ -12,6 +13,7 @@ from finetune_lessons.lab.panel.choices import same
 class Written(NamedTuple):
     text: str
     imports: tuple[str, ...] = ()  # lines that the text needs before it
+    comments: tuple[str, ...] = ()  # on names in the text that stand for what cannot be written
 
 
 def written(value: Any, names: Mapping[str, Any]) -> Written | None:
@@ -26,6 +28,12 @@ def written(value: Any, names: Mapping[str, Any]) -> Written | None:
     if type(value) in (list, tuple):
         return _sequence(value, names)
     return _of_array_library(value) or _by_name(value, names)
+
+
+def written_or_named(name: str, value: Any, names: Mapping[str, Any]) -> Written:
+    "The value as an expression, or else the name, with a comment on what it stands for."
+    comment = f"# {name}, of type {type(value).__name__}, has no text as code: give it this name first"
+    return written(value, names) or Written(name, comments=(comment,))
 
 
 def import_line(module: str | None, *names: str) -> tuple[str, ...]:
@@ -44,8 +52,14 @@ def call(function: Written, arguments: list[Written], named: Mapping[str, Writte
     odd = ", ".join(f"{name!r}: {value.text}" for name, value in named.items() if name not in plain)
     texts = [value.text for value in arguments] + [f"{name}={value.text}" for name, value in plain.items()]
     texts += [f"**{{{odd}}}"] if odd else []
-    imports = [line for part in (function, *arguments, *named.values()) for line in part.imports]
-    return Written(f"{function.text}({', '.join(texts)})", tuple(imports))
+    return together(f"{function.text}({', '.join(texts)})", [function, *arguments, *named.values()])
+
+
+def together(text: str, parts: Iterable[Written], imports: tuple[str, ...] = ()) -> Written:
+    "A text made of these parts."
+    parts = list(parts)
+    lines = [line for part in parts for line in part.imports]
+    return Written(text, (*lines, *imports), tuple(comment for part in parts for comment in part.comments))
 
 
 def _is_literal(value: Any) -> bool:
@@ -63,7 +77,7 @@ def _sequence(values: list | tuple, names: Mapping[str, Any]) -> Written | None:
         return None
     text = ", ".join(part.text for part in found)
     text = f"[{text}]" if isinstance(values, list) else f"({text}{',' * (len(found) == 1)})"
-    return Written(text, tuple(line for part in found for line in part.imports))
+    return together(text, found)
 
 
 def _of_array_library(value: Any) -> Written | None:
@@ -80,6 +94,9 @@ def _of_array_library(value: Any) -> Written | None:
 
 def _by_name(value: Any, names: Mapping[str, Any]) -> Written | None:
     "A function or class by the module it comes from, anything else by a global name that stands for it."
+    if isinstance(value, enum.Enum):
+        kind = _by_name(type(value), names)
+        return kind and Written(f"{kind.text}.{value.name}", kind.imports)
     module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if isinstance(module, str) and isinstance(qualified, str) and _found(module, qualified) is value:
         return Written(qualified, import_line(module, qualified.split(".")[0]))

@@ -10,13 +10,13 @@ def write_state(texts: Mapping[str, str], hide: Sequence[str], lock: Sequence[st
     "The texts of the values by knob, the names to hide, and the names to lock, as one text."
     lists = zip(RESERVED, (hide, lock), strict=True)
     pairs = {**texts, **{key: ",".join(names) for key, names in lists if names}}
-    return urlencode(pairs, quote_via=quote, safe=",")
+    return urlencode(pairs, quote_via=quote, safe=",", errors="surrogatepass")
 
 
 def read_state(state: str) -> tuple[dict[str, str], list[str], list[str]]:
     "The texts of the values by knob, the names to hide, and the names to lock."
     try:
-        found = parse_qsl(state, keep_blank_values=True, strict_parsing=bool(state))
+        found = parse_qsl(state, keep_blank_values=True, strict_parsing=bool(state), errors="surrogatepass")
     except ValueError:
         raise ValueError(f"not a panel's state: {state!r}; expected something like 'lr=0.001&seed=3'") from None
     pairs = dict(found)

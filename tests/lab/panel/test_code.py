@@ -3,6 +3,7 @@
 import functools
 import linecache
 import math
+import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,7 +127,8 @@ def test_a_function_without_source_is_called_by_its_name_or_has_a_comment(source
 def test_what_cannot_be_written_is_said():
     data = object()
     code = code_for(lambda lr: FakeRun(lr, 3 if data else 4), {"lr": 0.3})
-    assert code.startswith("# make_run, of type function, has no text as code: give it this name first\n")
+    assert code.startswith("# data, of type object, has no text as code: give it this name first\n")
+    assert losses_of(code, data=data) == expected(FakeRun, lr=0.3, steps=3)
     code = code_for(FakeRun(0.1).__iter__, {"lr": object()})
     assert "# lr, of type object, has no text as code" in code
 
@@ -148,7 +150,8 @@ def typed(value=None):
 @pytest.mark.parametrize(
     "value",
     [None, (0, 5), math.inf, np.float32(0.1), np.int64(4), torch.float32, torch.device("cpu"), math.sqrt, FakeRun,
-     [torch.bfloat16, 2], straight, "a\n'b'"],
+     [torch.bfloat16, 2], straight, "a\n'b'",
+     socket.AF_INET],
 )  # fmt: skip
 def test_code_writes_values_of_any_kind(value):
     read = {}

@@ -114,6 +114,7 @@ def test_hidden_knobs_are_used_but_not_shown_and_locked_ones_are_disabled():
         ((0.5, 0.5), "the lower one first"),
         ((0.0, math.nan), "two finite numbers"),
         ((-math.inf, 1.0), "two finite numbers"),
+        ((0, 10**400), "two finite numbers"),
         ((0.0, 1.0, 5.0), "has the step 5.0: expected one above 0, up to 1"),
         ((0, 10, 0), "has the step 0: expected one above 0, up to 10"),
         ((0.0, 1.0, math.nan), "has the step nan"),

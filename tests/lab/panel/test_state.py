@@ -74,7 +74,7 @@ def relu(x):
 
 
 ANY_KIND = [None, (0, 5), [1, 2], 1, "1", True, np.float32(0.1), torch.bfloat16, relu, functools.partial(relu, 3),
-            object(), frozenset("abc"), "long " * 200]  # fmt: skip
+            object(), frozenset("abc"), "long " * 200, "\ud800"]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", ANY_KIND, ids=range(len(ANY_KIND)))
