@@ -30,6 +30,8 @@ def predict(
     import pandas as pd
 
     model, listed = unwrapped(model), as_texts(texts, "texts")
+    if getattr(model, "can_generate", lambda: True)():
+        raise ValueError(_no_classifier(model))
     align_padding(model, tokenizer)
     logits = _logits(model, tokenizer, listed, batch_size)
     table = pd.DataFrame({"text": listed})
@@ -81,7 +83,10 @@ def _logits(model: Any, tokenizer: Any, texts: list[str], batch_size: int) -> to
             )
             logits = getattr(model(**accepted(model, batch)), "logits", None)
             if logits is None or logits.shape != (len(rows), found.shape[1]):
-                given = type(model).__name__
-                raise ValueError(f"predict is for a model that classifies texts, as of load_encoder; given: {given}")
+                raise ValueError(_no_classifier(model))
             found[rows] = logits.float().cpu()
     return found
+
+
+def _no_classifier(model: Any) -> str:
+    return f"predict is for a model that classifies texts, as load_encoder gives; given: {type(model).__name__}"

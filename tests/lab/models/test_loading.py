@@ -55,17 +55,35 @@ def test_loading_leaves_the_random_numbers_of_the_process_alone(folders):
     assert drawn(lambda: load_encoder(folders / "bert", seed=5)) == drawn(lambda: None)
 
 
-def test_verbosity_and_bars_are_as_before(folders):
+def test_bars_are_as_before(folders):
     from transformers.utils import logging
 
-    for level, bars in ((logging.INFO, True), (logging.ERROR, False)):
-        logging.set_verbosity(level)
+    for bars in (False, True):
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
-        with models.quiet():
-            assert logging.get_verbosity() == logging.ERROR and not logging.is_progress_bar_enabled()
-        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
-    logging.set_verbosity_warning()
-    logging.enable_progress_bar()
+        load_encoder(folders / "bert")
+        assert logging.is_progress_bar_enabled() == bars
+
+
+def test_what_is_decided_here_is_not_said_and_anything_else_comes_through(caplog):
+    from transformers.utils import logging
+
+    logger = logging.get_logger("transformers.tokenization_utils")
+    with models.quiet():
+        for notice in models.DECIDED_HERE:
+            logger.warning(f"... {notice} ...")
+        logger.warning("This will lead to incorrect tokenization.")
+    logger.warning(f"afterwards {models.DECIDED_HERE[0]}")
+    said = caplog.text
+    assert "incorrect tokenization" in said and "afterwards" in said and "..." not in said
+
+
+def test_weights_that_were_saved_apart_stay_apart(tmp_path):
+    model = tiny_model("gpt2", "causal_lm", tie_word_embeddings=False)
+    model.save_pretrained(tmp_path), tiny_tokenizer().save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    assert '"tie_word_embeddings": false' in config
+    (tmp_path / "config.json").write_text(config.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
+    assert same_bits(weights(load_causal_lm(tmp_path)[0]), weights(model))
 
 
 def test_a_padding_token_is_found_where_there_is_none(tmp_path):
@@ -98,6 +116,23 @@ def test_a_model_of_another_kind_is_refused(folders):
             load(folders / arch)
 
 
+@pytest.mark.parametrize("arch", ["bert", "roberta", "electra"])
+def test_an_encoder_is_no_causal_model(arch, folders):
+    with pytest.raises(ValueError, match=f"{arch}' is no causal language model: .*load_encoder"):
+        load_causal_lm(folders / arch)
+
+
+def test_the_packaged_encoder_is_no_causal_model():
+    with pytest.raises(ValueError, match="'minilm' .* head|'minilm' is no causal language model"):
+        load_causal_lm("minilm")
+
+
+@pytest.mark.parametrize("arch", ["bert", "roberta", "electra"])
+def test_an_encoder_made_a_decoder_is_a_causal_model(arch, tmp_path):
+    tiny_model(arch, "causal_lm", is_decoder=True).save_pretrained(tmp_path), tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_causal_lm(tmp_path)[0].config.is_decoder
+
+
 def test_weights_that_are_not_safetensors_are_refused(folders, tmp_path):
     model = tiny_model("bert", "masked_lm")
     model.config.save_pretrained(tmp_path)
@@ -107,16 +142,15 @@ def test_weights_that_are_not_safetensors_are_refused(folders, tmp_path):
         load_encoder(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "config", "head"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "config"])
 def test_a_damaged_folder_is_refused_in_words(damage, tmp_path):
-    model = tiny_model("bert", num_labels=5)
-    model.save_pretrained(tmp_path), tiny_tokenizer().save_pretrained(tmp_path)
+    tiny_model("bert").save_pretrained(tmp_path), tiny_tokenizer().save_pretrained(tmp_path)
     weights_file = tmp_path / "model.safetensors"
     if damage == "empty":
         weights_file.write_bytes(b"")
     elif damage == "cut":
         weights_file.write_bytes(weights_file.read_bytes()[:-10])
-    elif damage == "config":
+    else:
         (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="could not load"):
         load_encoder(tmp_path, num_labels=2)
