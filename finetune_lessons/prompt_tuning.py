@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .lab.training.inputs import max_positions
+from .lab.models.inputs import most_tokens
 from .lab.training.tasks import IGNORE_INDEX
 from .model_surgery import Wrapper, inject, modules_by_path, remember, wrappers
 
@@ -103,7 +103,7 @@ class SoftPrompt(VirtualTokens):
     hooks: Sequence[Any] = ()
 
     def listen(self, model: Any) -> None:
-        reader, self.limit = _reader_of(model), max_positions(model)
+        reader, self.limit = _reader_of(model), most_tokens(model) + self.num_virtual_tokens
         hooks = [reader.register_forward_pre_hook(self._before_reading, with_kwargs=True)]
         if reader is not model:
             hooks.append(model.get_decoder().register_forward_pre_hook(self._before_decoding, with_kwargs=True))

@@ -10,6 +10,7 @@ _NAMES_OF = {
     "data.assets": ("ASSETS", "asset_path"),
     "data.datasets": ("load_data",),
     "data.csv_files": ("read_csv",),
+    "data.labels": ("one_class_label",),
     "models.loading": ("load_encoder", "load_causal_lm", "load_seq2seq"),
     "models.saving": ("save_model",),
     "models.predicting": ("predict",),

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets import ClassLabel, Dataset
+    from datasets import ClassLabel, Dataset, DatasetDict
 
 _NUMBER = r"[+-]?[0-9]{1,15}(\.[0-9]{1,9})?"
 
@@ -38,18 +38,30 @@ def _stripped(label: Any) -> Any:
     return None if label != label else label  # NaN is unequal to itself
 
 
+def one_class_label(
+    data: "Mapping[str, Dataset]",  # splits with a column label: words, numbers of classes, or a ClassLabel
+) -> "DatasetDict":
+    """The splits with the same ClassLabel in all of them, however each has written or numbered its classes.
+
+    Raises ValueError for labels that are no classes, and when another split has rows of a class that train has not.
+    """
+    from datasets import DatasetDict
+
+    return DatasetDict(with_class_labels(data, "the data"))
+
+
 def with_class_labels(
     splits: "Mapping[str, Dataset]",  # with a label in every row; one of them is train
     name: str,  # of the source, for messages
 ) -> "dict[str, Dataset]":
     """The splits with one ClassLabel, whatever form their labels have; classes are compared by name, never by number.
 
-    Raises ValueError for labels that are no classes, and as `one_class_label` does.
+    Raises ValueError as `one_class_label` does.
     """
     from datasets import ClassLabel
 
     if all(isinstance(part.features["label"], ClassLabel) for part in splits.values()):
-        return one_class_label(splits)
+        return _with_trains_classes(splits)
     labels = {split: label_words(part) for split, part in splits.items()}
     _check_are_classes([label for split in labels.values() for label in split], name)
     written = {split: [_written(label) for label in given] for split, given in labels.items()}
@@ -60,7 +72,7 @@ def with_class_labels(
         used = set(classes[split])
         feature = ClassLabel(names=[c for c in names if c in used])
         encoded[split] = _with_labels(part, [feature.str2int(c) for c in classes[split]], feature)
-    return one_class_label(encoded)
+    return _with_trains_classes(encoded)
 
 
 def _check_are_classes(labels: list[Any], name: str) -> None:
@@ -105,13 +117,7 @@ def _written(label: Any) -> str:
     return f"{label:.0f}" if isinstance(label, float) else str(label)
 
 
-def one_class_label(
-    splits: "Mapping[str, Dataset]",  # with a ClassLabel in the column label; one of them is train
-) -> "dict[str, Dataset]":
-    """The splits with the ClassLabel of train in all of them; each may have numbered the same names in its own way.
-
-    Raises ValueError when another split has rows of a class that train does not name.
-    """
+def _with_trains_classes(splits: "Mapping[str, Dataset]") -> "dict[str, Dataset]":
     train = splits["train"].features["label"]
     return {split: _renumbered(part, split, train) for split, part in splits.items()}
 

@@ -14,7 +14,7 @@ import torch
 WATCHED = {
     "loading models": tuple(f"models.loading:load_{kind}" for kind in ("encoder", "causal_lm", "seq2seq")),
     "loading data": ("data.datasets:load_data", "data.csv_files:read_csv"),
-    "tokenisation": ("training.batches:tokenize",),
+    "tokenisation": ("training.tokenising:tokenize", "training.inputs:tokenize"),
     "batches": ("training.batches:Batches.load", "training.batches:Batches.epoch"),
     "forward": ("training.objective:Objective.parts",),
     "backward": ("torch:Tensor.backward",),
@@ -85,20 +85,22 @@ class Profile:
         "A run's second step is counted (its first may fill a cache), and gives the rate of those that follow."
         from torch.utils.flop_counter import FlopCounterMode
 
+        from finetune_lessons.lab.training.batches import count_tokens
+
         @wraps(backward)
-        def counted(run: Any, *args: Any) -> Any:
-            per_token = vars(run).get("_flop_per_token")
+        def counted(run: Any, batches: list[Any]) -> Any:
+            per_token, tokens = vars(run).get("_flop_per_token"), sum(map(count_tokens, batches))
             if run.index == 0:
-                return backward(run, *args)
+                return backward(run, batches)
             if per_token is None:
                 with FlopCounterMode(display=False) as counter:
-                    losses, tokens = backward(run, *args)
+                    losses = backward(run, batches)
                 run._flop_per_token = counter.get_total_flops() / max(tokens, 1)
-                return losses, tokens
+                return losses
             before = self.seconds["forward"] + self.seconds["backward"]
-            losses, tokens = backward(run, *args)
+            losses = backward(run, batches)
             self.work.append((per_token, tokens, self.seconds["forward"] + self.seconds["backward"] - before))
-            return losses, tokens
+            return losses
 
         return counted
 

@@ -58,8 +58,9 @@ class Batches:
         splits: Mapping[str, "Dataset"],  # task name -> tokenised split
         tokenizer: "PreTrainedTokenizerBase",
         tasks: Mapping[str, Task] | None = None,  # what their labels mean; None: what they look like without a model
+        side: str = "right",  # where sequences are padded
     ):
-        self.splits, self.tokenizer = dict(splits), tokenizer
+        self.splits, self.tokenizer, self.side = dict(splits), tokenizer, side
         self.tasks = tasks or {name: decide({"data": split}, Head()) for name, split in self.splits.items()}
         self.lengths = {name: Column("", "input_ids", split).lengths() for name, split in self.splits.items()}
         self._columns = {name: split.select_columns(self._loaded(name)) for name, split in self.splits.items()}
@@ -103,7 +104,7 @@ class Batches:
         """The batch of these rows: padded tensors on `device`, `labels` and which of them are there (`labelled`),
         `index` (row numbers), `task`.
 
-        Sequences pad on the tokenizer's side, labels with -100; other numbers become tensors of shape (batch,)
+        Labels of sequences are padded with -100; other numbers become tensors of shape (batch,)
         with NaN where one is missing, lists of numbers stay lists; texts stay behind, and columns that are called as
         what is the batch's own. The batch of a step of all tasks has a batch for each of them in `tasks`.
         """
@@ -115,13 +116,13 @@ class Batches:
             examples["attention_mask"] = [real_tokens(ids, self.tokenizer) for ids in examples["input_ids"]]
         batch = {name: self._tensor(name, values) for name, values in examples.items()}
         if labels is not None:
-            batch |= task.load(labels, self.tokenizer.padding_side)
+            batch |= task.load(labels, self.side)
         batch["index"] = torch.tensor(rows.index)
         return Batch({k: _on(device, v) for k, v in batch.items()}, task=rows.task)
 
     def _tensor(self, name: str, values: list) -> Any:
         if name in self._padding:
-            tensor = padded(values, self._padding[name], self.tokenizer.padding_side)
+            tensor = padded(values, self._padding[name], self.side)
             return tensor.long() if tensor.dtype == torch.bool else tensor
         if isinstance(values[0], list):
             return values

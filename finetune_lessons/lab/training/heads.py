@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from finetune_lessons.lab.models.inputs import unwrapped
+
 
 @dataclass(frozen=True)
 class Head:
@@ -14,18 +16,11 @@ class Head:
     classes: tuple[str, ...] = ()  # the names that the configuration gives them, if it does
 
 
-def plain(model: Any) -> Any:
-    "The model itself: not compiled, not wrapped for several processes."
-    from accelerate.utils import extract_model_from_parallel
-
-    return extract_model_from_parallel(model, keep_torch_compile=False)
-
-
 def head_of(
     model: Any,
     task: str = "",  # of several
 ) -> Head:
-    model = plain(model)
+    model = unwrapped(model)
     outputs, config = getattr(model, "num_labels", None), cast(Any, getattr(model, "config", None))
     if isinstance(outputs, Mapping):
         return Head("text", outputs.get(task))

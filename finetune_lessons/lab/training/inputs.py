@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from finetune_lessons.lab.models.inputs import most_tokens, unwrapped
 from finetune_lessons.lab.training.batches import Batches
 from finetune_lessons.lab.training.columns import Column
 from finetune_lessons.lab.training.deciding import decide
-from finetune_lessons.lab.training.heads import Head, head_of, plain
+from finetune_lessons.lab.training.heads import Head, head_of
+from finetune_lessons.lab.training.padding import padding_side
 from finetune_lessons.lab.training.tasks import Task
 from finetune_lessons.lab.training.tokenising import tokenize
 
@@ -33,28 +35,19 @@ def batches_by_split(
     _check_heads(by_task, model)
     heads = {name: head_of(model, name) for name in by_task}
     _check_padding(tokenizer, model, heads)
-    virtual = sum(vars(module).get("num_virtual_tokens", 0) for module in model.modules())
-    positions = max_positions(model) - virtual
+    positions = most_tokens(model)
     limit = int(min(tokenizer.model_max_length, positions, 10**6))
     found: dict[str, dict[str, Dataset]] = {}
     tasks: dict[str, Task] = {}
     for task, splits in by_task.items():
         tokenised = {name: split for name, split in tokenize(splits, tokenizer, limit).items() if len(split)}
         tasks[task] = decide(tokenised, heads[task], len(by_task) > 1)
-        _name_classes(plain(model), tasks[task], heads[task])
+        _name_classes(unwrapped(model), tasks[task], heads[task])
         for name, split in tokenised.items():
             _check_tokens(name, split, positions, model)
             found.setdefault(name, {})[task] = split
-    return {name: Batches(of_tasks, tokenizer, {t: tasks[t] for t in of_tasks}) for name, of_tasks in found.items()}
-
-
-def max_positions(model: Any) -> float:
-    "How many tokens the model can take at most. RoBERTa counts its positions from the padding token's number on."
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or math.inf
-    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
-    padding = getattr(next(named, None), "padding_idx", None)
-    positions = positions if positions > 0 else math.inf  # XLNet says -1
-    return positions if padding is None else positions - padding - 1
+    side = padding_side(model)
+    return {name: Batches(by, tokenizer, {task: tasks[task] for task in by}, side) for name, by in found.items()}
 
 
 def _check_splits(where: str, splits: Mapping[str, Any]) -> None:
@@ -90,7 +83,7 @@ def _check_padding(tokenizer: "PreTrainedTokenizerBase", model: Any, heads: Mapp
             f"the tokenizer pads with the token {tokenizer.pad_token_id}, but the model knows {words} tokens: "
             "after adding tokens call model.resize_token_embeddings(len(tokenizer))"
         )
-    config = getattr(plain(model), "config", None)
+    config = getattr(unwrapped(model), "config", None)
     if config is None or not any(head.kind == "text" for head in heads.values()):
         return
     if (pads := getattr(config, "pad_token_id", None)) is None:
@@ -137,6 +130,6 @@ def _name_classes(model: Any, task: Task, head: Head) -> None:
 
 def _known_words(model: Any) -> float:
     "How many tokens the model has an embedding for."
-    model = plain(model)
+    model = unwrapped(model)
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return getattr(embedding, "num_embeddings", math.inf)

@@ -1,7 +1,7 @@
 """Classes are the same in every split, by name."""
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from finetune_lessons.lab.data.labels import class_names, one_class_label
 
@@ -43,3 +43,11 @@ def test_a_class_outside_train_is_refused_in_the_same_words(labels):
 def test_numbers_are_sorted_by_size_and_words_by_letter(values, names):
     found, of_value = class_names(values)
     assert found == names and set(of_value) == set(values) and set(of_value.values()) == set(names)
+
+
+def test_words_of_all_splits_are_numbered_together():
+    given = {"train": ["joy", "anger"], "test": ["anger"]}
+    data = DatasetDict({name: Dataset.from_dict({"text": labels, "label": labels}) for name, labels in given.items()})
+    made = one_class_label(data)
+    assert made["train"].features["label"].names == made["test"].features["label"].names == ["anger", "joy"]
+    assert made["train"]["label"][:] == [1, 0] and made["test"]["label"][:] == [0]

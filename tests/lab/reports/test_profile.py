@@ -79,7 +79,7 @@ def test_arithmetic_is_counted_as_by_hand():
 
     profile, run = Profile(), tiny_run(OneProduct(), loss=loss, epochs=1)
     counted = profile._counted(type(run)._backward)
-    run._backward = lambda rows: counted(run, rows)
+    run._backward = lambda batches: counted(run, batches)
     list(run)
     places = [run.splits["train"].load(run._rows(i), torch.device("cpu"))["input_ids"].numel() for i in range(8)]
     there_and_back = 3 * 2 * 16 * 2  # y = Wx, and the gradients of W and x

@@ -114,12 +114,12 @@ def test_evaluation_begins_with_the_longest():
     ("right", [[7, 8, 9], [7, 0, 0]], [[-100, 8, 9], [7, -100, -100]]),
     ("left", [[7, 8, 9], [0, 0, 7]], [[-100, 8, 9], [-100, -100, 7]]),
 ])  # fmt: skip
-def test_sequences_are_padded_on_the_side_of_the_tokenizer(side, ids, labels):
+def test_sequences_are_padded_on_the_side_that_is_asked_for(side, ids, labels):
     rows = {
         "input_ids": [[7, 8, 9], [7]], "attention_mask": [[1, 1, 1], [1]], "token_type_ids": [[0, 1, 1], [1]],
         "labels": [[-100, 8, 9], [7]], "decoder_input_ids": [[7, 8, 9], [7]],
     }  # fmt: skip
-    found = batches(rows, tiny_tokenizer(side))
+    found = Batches({"": Dataset.from_dict(rows)}, tiny_tokenizer(), side=side)
     batch = found.load(found.epoch(2, 0, 0)[0], CPU)
     order = batch["index"].argsort()
     assert batch["input_ids"][order].tolist() == batch["decoder_input_ids"][order].tolist() == ids
