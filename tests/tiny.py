@@ -155,7 +155,7 @@ def tiny_run(model=None, data=None, **settings) -> Run:
     settings = {"loss": classification, "lr": 3e-3, "epochs": 2, "batch_size": 8} | settings
     settings = {"precision": "fp32", "eval_every": 0} | settings
     tokenizer = settings.pop("tokenizer", None) or tiny_tokenizer()
-    return Run(model or tiny_model("bert"), tokenizer, data or tiny_tokens(), **settings)
+    return Run(tiny_model("bert") if model is None else model, tokenizer, data or tiny_tokens(), **settings)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

@@ -155,7 +155,7 @@ def test_gradnorm_weights_sum_to_the_number_of_tasks_and_only_its_balance_moves_
 def test_gradnorm_measures_the_gradient_on_the_last_layer():
     net = model().double()
     training = run("gradnorm", net)
-    batch = training.splits["train"].load(training._rows(0), torch.device("cpu"))
+    batch = training.splits["train"].load(training._plan[0], torch.device("cpu"))
     weighting = training.loss.weighting.double()
     training.loss.train()(net, batch | {"epoch": 0.0})["loss"].backward()
     layer = list(net.encoder.encoder.layer[-1].parameters())
@@ -202,7 +202,7 @@ def test_pcgrad_by_hand_with_the_originals_in_the_given_order():
 def test_the_gradient_of_a_pcgrad_step_is_the_projected_one_and_heads_keep_theirs():
     net = model()
     training = run("pcgrad", net)
-    batch = training.splits["train"].load(training._rows(0), torch.device("cpu"))
+    batch = training.splits["train"].load(training._plan[0], torch.device("cpu"))
     values = {task: LOSSES[task](partial(net, task), batch["tasks"][task]) for task in TASKS}
     shared = [p for p in net.encoder.parameters() if p.requires_grad]
     plain = task_gradients(values.values(), shared)
@@ -334,7 +334,7 @@ def test_the_mean_leaves_padding_out():
 
 def test_cosines_are_those_of_the_tasks_gradients():
     net = model()
-    batch = run(net=net).splits["train"].load(run()._rows(0), torch.device("cpu"))
+    batch = run(net=net).splits["train"].load(run()._plan[0], torch.device("cpu"))
     table = gradient_cosines(MultiTask(LOSSES), net, batch)
     a, b = (LOSSES[task](partial(net, task), batch["tasks"][task]) for task in ("sentiment", "length"))
     shared = [p for p in net.encoder.parameters() if p.requires_grad]

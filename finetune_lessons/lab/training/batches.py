@@ -139,6 +139,28 @@ class Batches:
         }
 
 
+class Plan:
+    "The rows of each step of a run, from seed and epoch alone: a run that was stopped goes on in the middle of it."
+
+    def __init__(
+        self,
+        batches: Batches,
+        batch_size: int,  # examples of one task in one step, of all processes together
+        seed: int,
+        sampling: str | float,
+    ):
+        self._batches, self._arguments, self._sampling = batches, (batch_size, seed), sampling
+        self._epoch: tuple[int, list[Rows] | list[JointRows]] = (-1, [])
+        self.steps_per_epoch = batches.steps_per_epoch(batch_size, sampling)
+
+    def __getitem__(self, index: int) -> Rows | JointRows:
+        "Of the step `index`, counted from the start of the run."
+        epoch, step = divmod(index, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._batches.epoch(*self._arguments, epoch, self._sampling))
+        return self._epoch[1][step]
+
+
 def train_batches(
     split: "Dataset",  # texts, or tokenised
     tokenizer: "PreTrainedTokenizerBase",

@@ -1,120 +1,78 @@
-"""What a model is worth on a split: forward passes, and the part of the metrics that adds up over batches."""
+"""What a model is worth on a split, while somebody may be training it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from finetune_lessons.lab.training.activations import ActivationCache
+from finetune_lessons.lab.training.batches import Batches
+from finetune_lessons.lab.training.modes import mode
 from finetune_lessons.lab.training.objective import Objective
-from finetune_lessons.lab.training.steps import prefixed
-from finetune_lessons.lab.training.tasks import Task, labelled
+from finetune_lessons.lab.training.precision import Computing
+from finetune_lessons.lab.training.processes import Processes
+from finetune_lessons.lab.training.random_state import RandomState
+from finetune_lessons.lab.training.scores import Result, forward, prediction_tables, scored, summaries
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Result(NamedTuple):
-    "What came of one batch."
+class Evaluation:
+    "Of one model on the splits of its data; each process takes a part of the batches."
 
-    batch: dict[str, Any]
-    loss: float
-    terms: float  # that the loss is the mean of
-    logits: Tensor | None  # (batch, outputs), of the model's first call; None where they are none of a text
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        learner: torch.nn.Module,  # the model, with the loss where that can learn too
+        objective: Objective,
+        splits: Mapping[str, Batches],
+        computing: Computing,
+        processes: Processes,
+        cache: ActivationCache | None,
+        seed: int,  # of what a loss may draw
+    ):
+        self._model, self._learner, self._objective, self._splits = model, learner, objective, splits
+        self._computing, self._processes, self._cache, self._seed = computing, processes, cache, seed
 
+    def metrics(self, split: str, batch_size: int) -> dict[str, float]:
+        tasks = self._batches(split).tasks
+        return summaries(self._processes.gathered(scored(self._results(split, batch_size), tasks)), tasks)
 
-def forward(
-    model: torch.nn.Module,
-    objective: Objective,
-    batch: dict[str, Any],
-) -> Result:
-    seen: list[Tensor] = []
+    def predictions(self, split: str, batch_size: int) -> "pd.DataFrame":
+        "A row an example, in their order; with its text, where the data have texts."
+        import pandas as pd
 
-    def keep(_: Any, __: Any, output: Any) -> None:
-        logits = getattr(output, "logits", None)
-        if logits is not None and logits.ndim == 2:  # those of a language model would fill the memory
-            seen.append(logits)
+        batches = self._batches(split)
+        if len(batches.tasks) > 1:
+            raise ValueError(f"predict is for one task; this run has {', '.join(batches.tasks)}")
+        ((name, source),) = batches.splits.items()
+        tables = list(prediction_tables(self._results(split, batch_size), batches.tasks[name]))
+        table = pd.concat([table for part in self._processes.gathered(tables) for table in part]).sort_index()
+        if "text" in source.column_names:
+            table.insert(0, "text", source["text"][:])
+        return table
 
-    hook = model.register_forward_hook(keep)
-    try:
-        value = objective.total(model, batch)
-    finally:
-        hook.remove()
-    return Result(batch, value, objective.terms(batch), seen[0].float().cpu() if seen else None)
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        "Without dropout and gradients, and without a trace in the training that another thread may be doing."
+        random, autocast = RandomState(self._seed, self._processes.device), self._computing.autocast()
+        with random.swapped_in(), torch.no_grad(), autocast, mode(self._learner, training=False):
+            with self._computing(self._learner):
+                yield
 
+    def _results(self, split: str, batch_size: int) -> Iterator[Result]:
+        batches = self._batches(split)
+        every = list(batches.in_order(batch_size))
+        for rows in every[self._processes.rank :: self._processes.count]:
+            batch = batches.load(rows, self._processes.device)
+            cached = self._cache.serving(self._model, batches) if self._cache else nullcontext()
+            with self.undisturbed(), cached:
+                result = forward(self._model, self._objective, batch)
+            yield result
 
-@dataclass
-class Scores:
-    "One number or two for each label, never its logits."
-
-    labels: list[np.ndarray] = field(default_factory=list)
-    predictions: list[np.ndarray] = field(default_factory=list)
-    outputs: int = 0  # of the model, for a text
-    total_loss: float = 0.0
-    terms: float = 0
-
-    def add(self, task: Task, result: Result) -> None:
-        if result.terms:
-            self.total_loss += result.loss * result.terms
-            self.terms += result.terms
-        if result.logits is None or "labels" not in result.batch or not task.is_scored:
-            return
-        there = labelled(result.batch).reshape(len(result.logits), -1).any(1).cpu().numpy()
-        self.labels.append(result.batch["labels"].cpu().numpy()[there])
-        self.predictions.append(task.predict(result.logits)["prediction"][there])
-        self.outputs = result.logits.shape[1]
-
-    def __add__(self, other: "Scores") -> "Scores":
-        return Scores(
-            self.labels + other.labels,
-            self.predictions + other.predictions,
-            max(self.outputs, other.outputs),
-            self.total_loss + other.total_loss,
-            self.terms + other.terms,
-        )
-
-    def summary(self, task: Task) -> dict[str, float]:
-        loss = self.total_loss / self.terms if self.terms else float("nan")
-        labels, predictions = (np.concatenate(x) if x else np.empty(0) for x in (self.labels, self.predictions))
-        return task.summary(labels, predictions, self.outputs, loss)
-
-
-def scored(
-    results: Iterable[Result],
-    tasks: Mapping[str, Task],
-) -> dict[str, Scores]:
-    "The scores of each task that has a batch among the results."
-    scores: dict[str, Scores] = {}
-    for result in results:
-        name = result.batch["task"]
-        scores.setdefault(name, Scores()).add(tasks[name], result)
-    return scores
-
-
-def summaries(
-    parts: list[dict[str, Scores]],  # one a process
-    tasks: Mapping[str, Task],
-) -> dict[str, float]:
-    "The metrics: of several tasks as `task/metric`."
-    found: dict[str, float] = {}
-    for name, task in tasks.items():
-        if of_task := [part[name] for part in parts if name in part]:
-            found |= prefixed(name, sum(of_task, Scores()).summary(task))
-    return found
-
-
-def prediction_tables(
-    results: Iterable[Result],
-    task: Task,
-) -> "Iterator[pd.DataFrame]":
-    "A table for each batch, indexed by row number: label, prediction, and of classes confidence and logits."
-    import pandas as pd
-
-    for result in results:
-        columns = task.predict(result.logits)
-        if "labels" in result.batch:
-            columns = {"label": result.batch["labels"].cpu().numpy(), **columns}
-        by_row = {name: list(values) if values.ndim > 1 else values for name, values in columns.items()}
-        yield pd.DataFrame(by_row, index=result.batch["index"].tolist())
+    def _batches(self, split: str) -> Batches:
+        if split not in self._splits:
+            raise ValueError(f"no split {split!r} with examples in the data; there are: {', '.join(self._splits)}")
+        return self._splits[split]

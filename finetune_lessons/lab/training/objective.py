@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune_lessons.lab.training.batches import Batches
 from finetune_lessons.lab.training.tasks import Task
 
 Loss = Callable[[Any, dict], "Tensor | dict[str, Tensor]"]
@@ -25,6 +26,14 @@ class Objective:
 
     def terms(self, batch: dict[str, Any]) -> float:
         return float(self._counts(batch)) if self._counts else self._tasks[batch["task"]].terms(batch)
+
+    def check(self, train: Batches, sampling: str | float) -> None:
+        "That the loss can count the terms of a batch, and knows what to do with batches of several tasks."
+        if sampling == "together" and (len(train.tasks) == 1 or not hasattr(self.loss, "terms")):
+            alone = len(train.tasks) == 1
+            why = "there is one task" if alone else "this loss does not know what to do with them: use MultiTask"
+            raise ValueError(f"sampling='together' makes batches of several tasks, but {why}")
+        self.terms(train.load(next(train.in_order(1)), torch.device("cpu")))
 
     def parts(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         "The loss, and its parts where it names some. Raises ValueError for what is no loss, or has no gradient."
@@ -44,6 +53,13 @@ class Objective:
     def total(self, model: torch.nn.Module, batch: dict[str, Any]) -> float:
         value = self.loss(model, batch)
         return float(value["loss"] if isinstance(value, dict) else value)
+
+
+def with_loss(model: torch.nn.Module, loss: Loss, device: torch.device) -> torch.nn.Module:
+    "All that learns: the model; with the loss, where that can learn too."
+    if not isinstance(loss, torch.nn.Module):
+        return model
+    return torch.nn.ModuleDict({"model": model, "loss": loss.to(device)})
 
 
 def counter(loss: Any) -> Callable[[Mapping[str, Any]], Any] | None:

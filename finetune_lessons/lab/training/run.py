@@ -12,16 +12,16 @@ import torch
 
 from finetune_lessons.lab.models.predicting import predict
 from finetune_lessons.lab.training.activations import ActivationCache
-from finetune_lessons.lab.training.batches import Batch, Batches, count_tokens
+from finetune_lessons.lab.training.batches import Batch, Plan, count_tokens
 from finetune_lessons.lab.training.best import Best, check_metric
 from finetune_lessons.lab.training.checkpoint import load_run, save_run
-from finetune_lessons.lab.training.evaluation import Result, forward, prediction_tables, scored, summaries
+from finetune_lessons.lab.training.evaluation import Evaluation
 from finetune_lessons.lab.training.faults import NonFiniteLoss, not_finite, nothing_to_learn
 from finetune_lessons.lab.training.gradients import accumulate
 from finetune_lessons.lab.training.inputs import batches_by_split
 from finetune_lessons.lab.training.interrupts import uninterrupted
 from finetune_lessons.lab.training.modes import buffers_kept, mode
-from finetune_lessons.lab.training.objective import Loss, Objective
+from finetune_lessons.lab.training.objective import Loss, Objective, with_loss
 from finetune_lessons.lab.training.optimisation import OptimizerFactory, Schedule, clip, diverged, make_optimizer
 from finetune_lessons.lab.training.optimisation import make_scaler, trainable_parameters, without_notes
 from finetune_lessons.lab.training.precision import Computing
@@ -87,21 +87,25 @@ class Run:
         self.splits = batches_by_split(data, tokenizer, model)
         self.tasks = self.splits["train"].tasks
         self.model, self.tokenizer, self.loss = model.to(self.device), tokenizer, loss
-        self.learner = _learner(model, loss, self.device)
+        self.learner = with_loss(model, loss, self.device)
         self.objective = Objective(loss, self.tasks)
-        _check_loss(self.objective, self.splits["train"], sampling)
+        self.objective.check(self.splits["train"], sampling)
         self.cache = cache
         if cache is not None:
             cache.check(model)
         self.processes.share_parameters(self.learner)
+        self._evaluation = Evaluation(
+            model, self.learner, self.objective, self.splits, self.computing, self.processes, cache, self.config["seed"]
+        )
         self.optimizer = make_optimizer(optimizer, model, loss, self.config["lr"], self.config["weight_decay"])
         self.scaler = make_scaler(self.precision, self.device)
-        self.steps_per_epoch = self.splits["train"].steps_per_epoch(self._examples_per_step, sampling)
+        examples = self.config["batch_size"] * self.config["grad_accum"] * self.processes.count
+        self._plan = Plan(self.splits["train"], examples, self.config["seed"], self.config["sampling"])
+        self.steps_per_epoch = self._plan.steps_per_epoch
         self.extended: list[float] = []  # epochs added by `extend`
         self._schedule = Schedule(self.optimizer, schedule, self.config["warmup"])
         self._schedule.add(0, len(self))
         self.random_state = RandomState(self.config["seed"] + self.processes.rank, self.device)
-        self._plan: tuple[int, list[Rows] | list[JointRows]] = (-1, [])
         if keep_best:
             check_metric(keep_best, self.splits, self.config["eval_every"])
         self.best = Best(self.learner, keep_best) if keep_best else None  # the weights of the best validation
@@ -159,7 +163,7 @@ class Run:
         return self.steps[-1]
 
     def _train_step(self) -> None:
-        started, rows = time.perf_counter(), self._rows(self.index)
+        started, rows = time.perf_counter(), self._plan[self.index]
         batches = self._pieces(rows)
         lr = self._schedule.set_rate(self.index)
         parameters = trainable_parameters(self.learner, self.optimizer)
@@ -215,19 +219,6 @@ class Run:
 
     def _from_cache(self, split: str) -> AbstractContextManager[None]:
         return self.cache.serving(self.model, self.splits[split]) if self.cache else nullcontext()
-
-    def _rows(self, index: int) -> Rows | JointRows:
-        epoch, step = divmod(index, self.steps_per_epoch)
-        if self._plan[0] != epoch:
-            plan = self.splits["train"].epoch(
-                self._examples_per_step, self.config["seed"], epoch, self.config["sampling"]
-            )
-            self._plan = (epoch, plan)
-        return self._plan[1][step]
-
-    @property
-    def _examples_per_step(self) -> int:
-        return self.config["batch_size"] * self.config["grad_accum"] * self.processes.count
 
     @property
     def _evaluation_is_due(self) -> bool:
@@ -285,8 +276,7 @@ class Run:
 
         Counted over examples, so the batch size changes nothing. Training goes on as if it had not happened.
         """
-        parts = self.processes.gathered(scored(self._forward(split), self.tasks))
-        return summaries(parts, self._batches(split).tasks)
+        return self._evaluation.metrics(split, self.config["batch_size"])
 
     def predict(
         self,
@@ -297,42 +287,10 @@ class Run:
         Of a split: text, label, prediction, and of classes (by number) confidence and logits. Of texts: text,
         prediction by name, confidence and the probability of each class. For one task.
         """
-        import pandas as pd
-
-        if not isinstance(texts, str):
-            with self._evaluating():
-                return predict(self.model, self.tokenizer, texts, self.config["batch_size"])
-        batches = self._batches(texts)
-        if len(batches.tasks) > 1:
-            raise ValueError(f"predict is for one task; this run has {', '.join(batches.tasks)}")
-        ((name, source),) = batches.splits.items()
-        parts = self.processes.gathered(list(prediction_tables(self._forward(texts), self.tasks[name])))
-        table = pd.concat([table for part in parts for table in part]).sort_index()
-        if "text" in source.column_names:
-            table.insert(0, "text", source["text"][:])
-        return table
-
-    def _batches(self, split: str) -> Batches:
-        if split not in self.splits:
-            raise ValueError(f"no split {split!r} with examples in the data; there are: {', '.join(self.splits)}")
-        return self.splits[split]
-
-    def _forward(self, split: str) -> Iterator[Result]:
-        batches = self._batches(split)
-        every = list(batches.in_order(self.config["batch_size"]))
-        for rows in every[self.processes.rank :: self.processes.count]:
-            batch = batches.load(rows, self.device)
-            with self._evaluating(), self._from_cache(split):
-                result = forward(self.model, self.objective, batch)
-            yield result
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        "Without dropout and gradients, and without a trace in the training that another thread may be doing."
-        random = RandomState(self.config["seed"], self.device)
-        with random.swapped_in(), torch.no_grad(), self.computing.autocast(), mode(self.learner, training=False):
-            with self.computing(self.learner):
-                yield
+        if isinstance(texts, str):
+            return self._evaluation.predictions(texts, self.config["batch_size"])
+        with self._evaluation.undisturbed():
+            return predict(self.model, self.tokenizer, texts, self.config["batch_size"])
 
     # files
 
@@ -365,24 +323,6 @@ class Run:
         run = cls(model, tokenizer, data, loss=loss, optimizer=optimizer, cache=cache, **header["config"])
         load_run(run, file, header)
         return run
-
-
-def _learner(model: torch.nn.Module, loss: Loss, device: torch.device) -> torch.nn.Module:
-    "The model; with the loss, where that can learn too."
-    if not isinstance(loss, torch.nn.Module):
-        return model
-    return torch.nn.ModuleDict({"model": model, "loss": loss.to(device)})
-
-
-def _check_loss(objective: Objective, train: Batches, sampling: str | float) -> None:
-    "That it can count the terms of a batch, and that it knows what to do with batches of several tasks."
-    if sampling == "together" and (len(train.tasks) == 1 or not hasattr(objective.loss, "terms")):
-        alone = len(train.tasks) == 1
-        why = "there is one task" if alone else "this loss does not know what to do with them: use MultiTask"
-        raise ValueError(f"sampling='together' makes batches of several tasks, but {why}")
-    for rows in train.in_order(1):
-        objective.terms(train.load(rows, torch.device("cpu")))
-        break
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, str]:

@@ -81,7 +81,7 @@ def test_arithmetic_is_counted_as_by_hand():
     counted = profile._counted(type(run)._backward)
     run._backward = lambda batches: counted(run, batches)
     list(run)
-    places = [run.splits["train"].load(run._rows(i), torch.device("cpu"))["input_ids"].numel() for i in range(8)]
+    places = [run.splits["train"].load(run._plan[i], torch.device("cpu"))["input_ids"].numel() for i in range(8)]
     there_and_back = 3 * 2 * 16 * 2  # y = Wx, and the gradients of W and x
     assert profile.work[0][0] == pytest.approx(there_and_back * places[1] / run.steps[1].tokens)
     assert [tokens for _, tokens, _ in profile.work] == [step.tokens for step in run.steps[2:]]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from finetune_lessons.lab.training.evaluation import Result, Scores, forward, prediction_tables, summaries
 from finetune_lessons.lab.training.objective import Objective
+from finetune_lessons.lab.training.scores import Result, Scores, forward, prediction_tables, summaries
 from finetune_lessons.lab.training.tasks import Classification, Regression, Task, TokenClasses, Tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
