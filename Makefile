@@ -62,8 +62,10 @@ browser:  ## Install what the browser tests drive, where it is missing (Debian, 
 		if [ $$(id -u) != 0 ] || ! command -v apt-get > /dev/null; then \
 			echo "The browser tests need" $$missing "- install them, then run make test again."; exit 1; \
 		fi; \
-		apt-get update && \
-		DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
+		apt-get update; \
+		for tool in $$missing; do \
+			DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$tool || exit 1; \
+		done; \
 	fi
 
 clean:  ## Remove .venv and all that was built; cached models and data stay

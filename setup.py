@@ -32,6 +32,6 @@ setup(
     package_dir={RESULTS: "nbs/results"},  # the reference tables, for lessons that are opened without the repository
     package_data={RESULTS: ["*.json"]},
     install_requires=lines("requirements"),
-    extras_require={extra: lines(f"{extra}_requirements") for extra in ("lab", "dev")},
+    extras_require={extra: lines(f"{extra}_requirements") for extra in ("lab", "trackers", "dev")},
     entry_points={"console_scripts": lines("console_scripts")},
 )

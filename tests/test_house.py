@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 import finetune_lessons.lab
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("requirements", "lab_requirements", "dev_requirements")
+EXTRAS = ("requirements", "lab_requirements", "trackers_requirements", "dev_requirements")
 PACKAGE = ROOT / "finetune_lessons"
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 MODULES = sorted(
