@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CLASSIFIER = "ForSequenceClassification"
@@ -22,16 +22,23 @@ def has_prefixes(info: dict[str, Any]) -> bool:
     return any(re.search(prefix, key) for prefix in PREFIXES for key in info["unexpected_keys"])
 
 
+def head_modules(model: "PreTrainedModel | nn.Module") -> list[str]:
+    "The names of what has parameters beside the body; none if the body is the model."
+    body = getattr(model, "base_model", model)
+    others = [] if body is model else [(name, child) for name, child in model.named_children() if child is not body]
+    return [name for name, child in others if list(child.parameters())]
+
+
 def body_weights(model: "PreTrainedModel") -> "dict[str, Tensor]":
     "All but those of the head."
-    heads = _head_modules(model)
+    heads = head_modules(model)
     return {key: tensor for key, tensor in model.state_dict().items() if key.partition(".")[0] not in heads}
 
 
 def lacks_head(model: "PreTrainedModel", info: dict[str, Any]) -> bool:
     "Whether the checkpoint left something of the head random, below which a pooler may be."
     unfilled = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    return any(key.partition(".")[0] in _head_modules(model) for key in unfilled)
+    return any(key.partition(".")[0] in head_modules(model) for key in unfilled)
 
 
 def check_filled(
@@ -67,15 +74,9 @@ def check_filled(
         )
 
 
-def _head_modules(model: "PreTrainedModel") -> list[str]:
-    "What stands beside the body; nothing if the body is the model."
-    body = model.base_model
-    return [] if body is model else [name for name, child in model.named_children() if child is not body]
-
-
 def _of_head(model: "PreTrainedModel", key: str) -> bool:
     first, *_ = path = key.split(".")
-    return first in _head_modules(model) or "pooler" in path
+    return first in head_modules(model) or "pooler" in path
 
 
 def _of_body(model: "PreTrainedModel", key: str) -> bool:

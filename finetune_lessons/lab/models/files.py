@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, and read only where they seem to lie."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,22 @@ def replacing(folder: str | Path) -> Iterator[Path]:
         yield Path(new)
         for file in Path(new).iterdir():
             file.replace(Path(folder) / file.name)
+
+
+def write_described(description: Path, weights: Path, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    "A description and its tensors, for `read_described`, in a folder that is made."
+    from safetensors.torch import save_file
+
+    with replacing(description.parent) as new:
+        save_file(tensors, new / weights.name)
+        (new / description.name).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def megabytes(write: Callable[[Path], None]) -> float:
+    "How large the files are that this writes into a folder; they are not kept."
+    with TemporaryDirectory() as folder:
+        write(Path(folder))
+        return sum(file.stat().st_size for file in Path(folder).rglob("*.*")) / 1e6
 
 
 def refuse_link(file: Path) -> None:
