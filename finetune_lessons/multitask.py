@@ -98,17 +98,20 @@ class MultiTask(nn.Module):
         if not self.training:
             return {"loss": torch.stack(list(losses.values())).sum()}
         total, weights = self.weighting(losses, model, batch["epoch"])
-        return {"loss": total, **losses, **{f"weight of {task}": w for task, w in weights.items()}}
+        shares = batch.get("shares", {})  # what each L_i counts in this piece of a step, if not as much as the others
+        total = total + sum((shares[task] - 1) * weights[task] * losses[task] for task in losses.keys() & shares.keys())
+        parts = losses | {f"weight of {task}": w for task, w in weights.items()}
+        return {"loss": total} | {part: shares.get(part.removeprefix("weight of "), 1) * x for part, x in parts.items()}
 
     def _loss(self, task: str) -> Any:
         if task not in self.losses:
             raise ValueError(f"no loss for the task {task!r}; there are losses for {', '.join(self.losses)}")
         return self.losses[task]
 
-    def terms(self, batch: Mapping[str, Any]) -> float:
-        "What the mean of a task's own loss is over; of several tasks, how many examples have a label."
-        count = None if "tasks" in batch else counter(self._loss(batch["task"]))
-        return float(count(batch)) if count else sum(_labelled(b) for b in _by_task(batch).values())
+    def terms(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        "What the mean of each task's own loss is over."
+        counts = {task: counter(self._loss(task)) or _labelled for task in _by_task(batch)}
+        return {task: float(counts[task](b)) for task, b in _by_task(batch).items()}
 
 
 def _by_task(batch: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -284,7 +287,7 @@ class GradNorm(Weighting):
         weights = len(self.tasks) * self.u.softmax(0)
         balance = gradnorm_loss(weights, norms, now / self.first, self.alpha)
         total = (weights.detach() * values).sum() + balance - balance.detach()  # the balance moves u, and shows nowhere
-        return total, dict(zip(self.tasks, weights, strict=True))
+        return total, dict(zip(self.tasks, weights.detach(), strict=True))
 
 # %% ../nbs/3_learning_signals/32_multitask.ipynb #c034
 def gradnorm_loss(

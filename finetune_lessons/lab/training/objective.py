@@ -17,15 +17,18 @@ Loss = Callable[[Any, dict], "Tensor | dict[str, Tensor]"]
 class Objective:
     """What a run makes small: `loss(model, batch)`, a mean, and the number of terms that the mean is over.
 
-    That number is what `loss.terms(batch)` says, if the loss has it: for a mean with weights their sum. Of a
-    `functools.partial` it is `loss.func.terms(batch, **loss.keywords)`. Else the batch's task counts its labels.
+    That number is what `loss.terms(batch)` says, if the loss has it: for a mean with weights their sum, for a sum of
+    means a dict with the number of each. Such a loss finds the `shares` of its parts in a batch that is a piece of a
+    step. Of a `functools.partial` it is `loss.func.terms(batch, **loss.keywords)`. Else the batch's task counts labels.
     """
 
     def __init__(self, loss: Loss, tasks: Mapping[str, Task]):
         self.loss, self._tasks, self._counts = loss, tasks, counter(loss)
 
-    def terms(self, batch: dict[str, Any]) -> float:
-        return float(self._counts(batch)) if self._counts else self._tasks[batch["task"]].terms(batch)
+    def terms(self, batch: dict[str, Any]) -> dict[str, float]:
+        "By part of the loss, where it is a sum of means that each have their own; else of the part ''."
+        count = self._counts(batch) if self._counts else self._tasks[batch["task"]].terms(batch)
+        return count if isinstance(count, dict) else {"": float(count)}
 
     def check(self, train: Batches, sampling: str | float) -> None:
         "That the loss can count the terms of a batch, and knows what to do with batches of several tasks."

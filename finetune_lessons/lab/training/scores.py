@@ -42,7 +42,7 @@ def forward(
         value = objective.total(model, batch)
     finally:
         hook.remove()
-    return Result(batch, value, objective.terms(batch), seen[0].float().cpu() if seen else None)
+    return Result(batch, value, sum(objective.terms(batch).values()), seen[0].float().cpu() if seen else None)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tiny import (
 )
 from torch.nn.functional import cross_entropy
 
+from finetune_lessons.cross_entropy import classification_loss
 from finetune_lessons.lab.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,6 +71,9 @@ def make_run(case: str, processes: int, rank: int = 0) -> Run:
         return tiny_run(model, tiny_data(32), batch_size=2, grad_accum=4 // processes, optimizer=sgd, lr=0.1)
     if case == "parts of the loss":
         return tiny_run(model, tiny_data(32), **size, epochs=1, loss=with_part)
+    if case == "classes with weights":
+        weighted = partial(classification_loss, weight=[0.1, 3.0])
+        return tiny_run(model, tiny_data(29), **size, epochs=1, loss=weighted, optimizer=sgd, lr=0.1)
     if case == "heads that are not always used":
         return tiny_run(Heads(), tiny_data(29), **size, loss=heads_loss, weight_decay=0.3, eval_every=0)
     model = tiny_model("gpt2", "causal_lm", dropout=False, seed=rank)
@@ -81,7 +86,7 @@ def with_part(model, batch):
 
 
 CASES = ("full batches", "incomplete last batch", "one process without examples", "accumulation", "parts of the loss",
-         "heads that are not always used", "language model")  # fmt: skip
+         "classes with weights", "heads that are not always used", "language model")  # fmt: skip
 
 
 def outcome(run: Run) -> dict:

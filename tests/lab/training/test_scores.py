@@ -115,9 +115,9 @@ def test_a_loss_may_count_for_itself_inside_a_partial_too():
         return None
 
     loss.terms = lambda batch, weight=1.0: torch.tensor(17) * weight
-    assert Objective(loss, {}).terms({}) == 17
-    assert Objective(partial(loss, weight=0.5), {}).terms({}) == 8.5
-    assert Objective(partial(partial(loss, weight=0.5), weight=2.0), {}).terms({}) == 34
+    assert Objective(loss, {}).terms({}) == {"": 17}
+    assert Objective(partial(loss, weight=0.5), {}).terms({}) == {"": 8.5}
+    assert Objective(partial(partial(loss, weight=0.5), weight=2.0), {}).terms({}) == {"": 34}
 
 
 def test_a_count_is_not_given_what_it_does_not_take():
@@ -125,4 +125,4 @@ def test_a_count_is_not_given_what_it_does_not_take():
         return None
 
     loss.terms = lambda batch: 3
-    assert Objective(partial(loss, scale=2.0), {}).terms({}) == 3
+    assert Objective(partial(loss, scale=2.0), {}).terms({}) == {"": 3}

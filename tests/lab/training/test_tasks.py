@@ -17,7 +17,7 @@ from transformers import BertForTokenClassification
 from finetune_lessons.cross_entropy import classification_loss, language_model_loss, multi_label_loss
 from finetune_lessons.lab.training.batches import model_inputs, train_batches
 from finetune_lessons.lab.training.tasks import labelled
-from finetune_lessons.multitask import MultiTask, MultiTaskModel, regression_loss
+from finetune_lessons.multitask import MultiTask, MultiTaskModel, UncertaintyWeighting, regression_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,6 +69,28 @@ def test_a_weighted_loss_of_one_of_several_tasks_is_the_same_whatever_the_batche
     data = {"a": tiny_data(10), "b": tiny_data(10)}
     found = [tiny_run(model, data, loss=loss, batch_size=size).evaluate("test") for size in (1, 8, 32)]
     assert found[0] == pytest.approx(found[1], abs=1e-6) and found[0] == pytest.approx(found[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("weighting", [lambda: None, lambda: UncertaintyWeighting(["a", "b"], regressions=["b"])])
+@pytest.mark.parametrize("accum", [2, 3, 4])
+def test_a_joint_step_of_several_tasks_is_the_same_in_pieces(accum, weighting):
+    def step(batch_size, accum):
+        torch.manual_seed(0)
+        model = MultiTaskModel(bert(2), {"a": 2, "b": 1}, dropout=0.0)
+        losses = {"a": partial(classification_loss, weight=[0.1, 3.0]), "b": regression_loss}
+        b = data_of([0.5, None, 2.0, None, None, -1.0, 3.0, 0.0, None, 1.0, 1.0])
+        settings = {"sampling": "together", "optimizer": sgd, "warmup": 0, "loss": MultiTask(losses, weighting())}
+        settings |= {"batch_size": batch_size, "grad_accum": accum}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = tiny_run(model, {"a": tiny_data(11, 0, 4), "b": b}, **settings)
+        return next(run), model.state_dict()
+
+    (whole, expected), (pieces, found) = step(12, 1), step(12 // accum, accum)
+    assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert pieces.parts == pytest.approx(whole.parts, rel=1e-5)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-5)
 
 
 # missing labels
