@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DEPTHS', 'soft_loss', 'distillation_loss', 'make_student', 'Inside', 'look_inside', 'hidden_state_loss',
-           'attention_loss', 'cosine_loss', 'Distillation', 'check_same_words', 'add_teacher_logits']
+           'attention_loss', 'cosine_loss', 'Distillation', 'check_same_words', 'class_order', 'add_teacher_logits']
 
 # %% ../nbs/3_learning_signals/31_distillation.ipynb #c006
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,12 +20,14 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .cross_entropy import cross_entropy, next_token_labels
-from .lab.training.batches import Batches, model_inputs
-from .lab.training.heads import is_causal
+from .lab.models.inputs import most_tokens
+from .lab.training.batches import MODEL_INPUTS, Batches, model_inputs
+from .lab.training.columns import Column
+from .lab.training.heads import head_of, is_causal, names_of
+from .lab.training.inputs import batches_by_split
 from .lab.training.modes import mode
 from .lab.training.precision import DTYPES, native_precision
 from .lab.training.tasks import IGNORE_INDEX
-from .lab.training.tokenising import tokenize
 from .model_surgery import replace, wrappers
 from .prefix_tuning import AttentionWrapper, attention_modules
 
@@ -53,40 +56,67 @@ def distillation_loss(
 ) -> dict[str, Tensor]:
     """L = alpha L_hard + (1 - alpha) L_soft, a mean over the rows, as "loss"; its parts as "hard" and "soft".
 
-    Raises ValueError for logits of different shapes, and for rows that there is nothing to learn from.
+    The parts are means over the same rows; where the label is unknown, the hard part is 0. Of padded tokens give those
+    that count. Raises ValueError for other shapes, for a teacher's logits that are no distribution, and for no rows.
     """
-    _check(student_logits, teacher_logits, labels, temperature, alpha)
-    known = labels != IGNORE_INDEX
-    hard = cross_entropy(student_logits, labels) if known.any() else 0 * student_logits.sum()
+    _check_settings(temperature, alpha)
+    _check_rows(student_logits, teacher_logits, labels)
     soft = soft_loss(student_logits, teacher_logits, temperature)
-    share = known.to(soft.dtype)
-    total = alpha * share.mean() * hard + ((1 - alpha * share) * soft).mean()
-    return {"loss": total, "hard": hard, "soft": soft.mean()}
+    known = (labels != IGNORE_INDEX).to(soft.dtype)
+    hard = known.mean() * cross_entropy(student_logits, labels) if known.any() else 0 * student_logits.sum()
+    return {"loss": alpha * hard + ((1 - alpha * known) * soft).mean(), "hard": hard, "soft": soft.mean()}
+
+# %% ../nbs/3_learning_signals/31_distillation.ipynb #c007a
+def _check_settings(temperature: float, alpha: float) -> None:
+    if not 0 < temperature < float("inf") or not 0 <= alpha <= 1:
+        raise ValueError(f"temperature must be above 0, alpha from 0 to 1; given: {temperature}, {alpha}")
 
 
-def _check(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float) -> None:
-    if student_logits.shape != teacher_logits.shape:
+def _check_rows(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
+    ours, theirs = tuple(student_logits.shape), tuple(teacher_logits.shape)
+    if ours != theirs:
         raise ValueError(
-            f"the student's logits are {tuple(student_logits.shape)}, the teacher's {tuple(teacher_logits.shape)}: "
+            f"the student's logits are {ours}, the teacher's {theirs}: "
             "both must name the same classes, or the same vocabulary"
         )
-    if temperature <= 0 or not 0 <= alpha <= 1:
-        raise ValueError(f"temperature must be above 0, alpha from 0 to 1; given: {temperature}, {alpha}")
+    if len(ours) != 2 or labels.shape != ours[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"expected logits (rows, classes) and the number of a class for each row; given: logits {ours}, "
+            f"labels {tuple(labels.shape)} of {labels.dtype}. Of padded tokens give those that count: logits[kept], "
+            "labels[kept]"
+        )
     if not len(labels):
         raise ValueError("nothing to learn from: every label is -100")
+    if ours[1] == 1:
+        raise ValueError(_no_distribution("one output"))
+    if not (there := teacher_logits.amax(-1).isfinite()).all():
+        raise ValueError(f"the teacher's logits of row {int(there.long().argmin())} are no numbers: NaN, or infinite")
+
+
+def _check_head(model: Any) -> None:
+    "That its outputs are classes of which one holds, as far as it says."
+    head = head_of(model)
+    if head.problem_type == "multi_label_classification":
+        raise ValueError(_no_distribution(f"{type(model).__name__} with several classes a text"))
+    if head.outputs == 1 or head.problem_type == "regression":
+        raise ValueError(_no_distribution(f"{type(model).__name__} with numbers for outputs"))
+
+
+def _no_distribution(given: str) -> str:
+    return (
+        "distillation compares distributions over classes, of which one holds; "
+        f"given: {given}. Give the student the teacher's predictions as labels instead, with the loss for those"
+    )
 
 # %% ../nbs/3_learning_signals/31_distillation.ipynb #c020
-DEPTHS = {"num_hidden_layers", "n_layers", "n_layer", "num_layers", "num_decoder_layers"}  # in configurations
-DEPTHS |= {"encoder_layers", "decoder_layers"}
-
-
 def make_student(
     model: Any,  # of transformers
     layers: Sequence[int],  # the numbers of those to keep, in order; negative ones count from the end
 ) -> Any:
     """A copy of the model with these layers only, on both sides of an encoder-decoder.
 
-    Raises ValueError for layers that it does not have, and for a model with methods added.
+    Raises ValueError for layers that it does not have, for those that would be others in another place, as some
+    architectures go by a layer's number, and for a model with methods added.
     """
     if wrappers(model):
         raise ValueError("the model has methods added to it: eject or merge them first")
@@ -94,16 +124,12 @@ def make_student(
     depth = min(stacks.values())
     if not layers or not all(-depth <= i < depth for i in layers):
         raise ValueError(f"layers must be numbers from 0 to {depth - 1}, at least one; given: {list(layers)}")
-    kept = [i % depth for i in layers]
-    config = deepcopy(model.config)
-    for name in DEPTHS & set(vars(config)):
-        setattr(config, name, len(kept))
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in kept]
+    kept = {path: [i % depth for i in layers] for path, depth in stacks.items()}
     with no_init_weights():  # all of them come from the model
-        student = type(model)(config).to(model.device, model.dtype)
+        student = type(model)(_shorter(model.config, layers)).to(model.device, model.dtype)
+    _check_layers(student, model, kept)
     there = model.state_dict()
-    student.load_state_dict({name: there[_origin(name, there, stacks, kept)] for name in student.state_dict()})
+    student.load_state_dict({name: there[_origin(name, there, kept)] for name in student.state_dict()})
     return student.train(model.training)
 
 
@@ -116,14 +142,67 @@ def _stacks(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def _origin(name: str, there: Mapping[str, Tensor], stacks: Mapping[str, int], kept: Sequence[int]) -> str:
+def _origin(name: str, there: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]) -> str:
     "The name that the student's tensor has in the model."
-    for path in stacks:
+    for path, numbers in kept.items():
         if name.startswith(f"{path}."):
             number, _, rest = name.removeprefix(f"{path}.").partition(".")
-            origin = f"{path}.{kept[int(number)]}.{rest}"
-            return origin if origin in there else name  # T5 keeps the position bias of all layers in its first
+            origin = f"{path}.{numbers[int(number)]}.{rest}"
+            shared = "relative_attention_bias" in rest  # T5 keeps that of all layers in its first
+            return name if shared and origin not in there else origin
     return name
+
+# %% ../nbs/3_learning_signals/31_distillation.ipynb #c020a
+# in configurations
+DEPTHS = {"num_hidden_layers", "n_layers", "n_layer", "num_layers", "num_decoder_layers"}
+DEPTHS |= {"encoder_layers", "decoder_layers"}
+_PER_LAYER = {"layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "attention_layers"}
+_PER_LAYER |= {"attention_window"}
+_OF_PLACE = {"layer_idx", "layer_id", "layer_number"}  # where a layer keeps keys and values
+_OF_PLACE |= {"has_relative_attention_bias"}  # T5's first layer, for all
+
+
+def _shorter(config: Any, layers: Sequence[int]) -> Any:
+    "The configuration of these layers."
+    config = deepcopy(config)
+    for name in DEPTHS & set(vars(config)):
+        setattr(config, name, len(layers))
+    for name in _PER_LAYER & set(vars(config)):
+        if isinstance(values := getattr(config, name), list):
+            setattr(config, name, [values[i] for i in layers])
+    if hasattr(config, "attention_types"):  # GPT-Neo's, from which a file makes the list anew
+        config.attention_types = [[[kind], 1] for kind in config.attention_layers]
+    return config
+
+
+def _check_layers(student: nn.Module, model: Any, kept: Mapping[str, Sequence[int]]) -> None:
+    "That each layer of the student is what it is in the model."
+    with torch.device("meta"), no_init_weights():
+        whole = type(model)(deepcopy(model.config))
+    if _stacks(student) != {path: len(numbers) for path, numbers in kept.items()}:
+        raise ValueError(f"the configuration of {type(model).__name__} does not say in a way known here how deep it is")
+    for path, numbers in kept.items():
+        for place, number in enumerate(numbers):
+            ours, theirs = (m.get_submodule(f"{path}.{i}") for m, i in ((student, place), (whole, number)))
+            if what := _difference(ours, theirs):
+                raise ValueError(
+                    f"layer {number} of {type(model).__name__} would be another one as layer {place} of {len(numbers)} "
+                    f"({what}): this architecture goes by the numbers of its layers. Keep those that stay in place"
+                )
+
+
+def _difference(ours: nn.Module, theirs: nn.Module) -> str:
+    "The first thing that is not the same in two layers, empty if there is none."
+    there = dict(theirs.named_modules())
+    for name, module in ours.named_modules():
+        other = there.get(name, module)
+        if type(module) is not type(other):
+            return f"{name}: {type(module).__name__} for {type(other).__name__}".removeprefix(": ")
+        for key, value in vars(module).items():
+            was = vars(other).get(key)
+            if isinstance(value, int | float | str | tuple) and key not in _OF_PLACE and value != was:
+                return f"{name}.{key}: {value} for {was}".removeprefix(".")
+    return ""
 
 # %% ../nbs/3_learning_signals/31_distillation.ipynb #c025
 @dataclass
@@ -214,51 +293,88 @@ class Distillation(nn.Module):
         width: int | None = None,  # of the student, if it is not the teacher's: a learned map goes between
     ):
         super().__init__()
+        _check_settings(temperature, alpha)
         self.weights = {"hidden_states": hidden_states, "attention": attention, "cosine": cosine}
         if any(self.weights.values()) and (teacher is None or teacher.config.is_encoder_decoder):
             raise ValueError("hidden states and attention are matched with a teacher that is an encoder or a decoder")
         self._wanted = bool(hidden_states or cosine), bool(attention)
-        self._teacher = (teacher,)  # the tuple hides it from parameters() and train()
+        self._teacher = _Teacher(teacher)
         self.temperature, self.alpha, self.layers = temperature, alpha, layers
         self.causal = teacher is not None and is_causal(teacher)
         self.map = nn.Linear(width, teacher.config.hidden_size) if width else nn.Identity()
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        teacher = self._teacher.asked(model, batch, *self._wanted) if self.training else None
         student = look_inside(model, batch, *self._wanted)
-        kept, labels = _rows(student.logits, batch, self.causal)
-        if not self.training:
+        kept, labels = _rows(student.logits, _labels(batch, self.causal), needed=teacher is None)
+        if teacher is None:
             return {"loss": cross_entropy(student.logits[kept], labels)}
-        teacher = _ask(self._teacher[0], model, batch, *self._wanted)
         losses = distillation_loss(student.logits[kept], teacher.logits[kept], labels, self.temperature, self.alpha)
         matched = _matched(self, student, teacher, batch) if any(self.weights.values()) else {}
         return losses | matched | {"loss": losses["loss"] + sum(self.weights[part] * matched[part] for part in matched)}
 
     def terms(self, batch: Mapping[str, Any]) -> int:
         "How many rows the loss is the mean of."
-        labels = next_token_labels(batch) if self.causal else batch.get("labels")
+        labels = _labels(batch, self.causal)
         if labels is None or (labels.ndim == 1 and self.training):
             return len(batch["index"])
         return int((labels != IGNORE_INDEX).sum())
 
 # %% ../nbs/3_learning_signals/31_distillation.ipynb #c030
-def _ask(teacher: Any, student: Any, batch: Mapping[str, Any], hidden_states: bool, scores: bool) -> Inside:
-    device = batch["input_ids"].device
-    if teacher is None:
-        if "teacher_logits" not in batch:
-            raise ValueError("neither a teacher nor its logits: see Distillation(teacher) and add_teacher_logits")
-        return Inside(torch.tensor(batch["teacher_logits"], device=device))
-    check_same_words(student.config, teacher.config)
-    with torch.no_grad(), mode(teacher.to(device), training=False):
-        return look_inside(teacher, batch, hidden_states, scores)
+class _Teacher:
+    "No module, so that the loss's parameters() and train() pass it by."
+
+    def __init__(self, model: Any):
+        self.model, self.told = model, False
+        if model is not None:
+            _check_head(model)
+
+    def asked(self, student: Any, batch: Mapping[str, Any], hidden_states: bool, scores: bool) -> Inside:
+        "What it makes of the batch, its classes in the student's order."
+        device = batch["input_ids"].device
+        if self.model is None:
+            return Inside(_from_column(batch).to(device))
+        check_same_words(student, self.model, batch["input_ids"].shape[1])
+        with torch.no_grad(), mode(self.model.to(device), training=False):
+            inside = look_inside(self.model, batch, hidden_states, scores)
+        ours, theirs = (_classes(model, inside.logits.shape[-1]) for model in (student, self.model))
+        if (order := class_order(ours, theirs, say=not self.told)) is None:
+            return inside
+        self.told = True
+        return changed(inside, logits=inside.logits[..., order])
 
 
-def _rows(logits: Tensor, batch: Mapping[str, Any], causal: bool) -> tuple[Tensor, Tensor]:
+def _classes(model: Any, outputs: int) -> Sequence[str]:
+    names = names_of(model.config)
+    return names if len(names) == outputs else ()
+
+
+def _from_column(batch: Mapping[str, Any]) -> Tensor:
+    if "teacher_logits" not in batch:
+        raise ValueError("neither a teacher nor its logits: see Distillation(teacher) and add_teacher_logits")
+    rows = batch["teacher_logits"]
+    if not isinstance(rows, list) or len(lengths := {len(row or ()) for row in rows}) > 1 or 0 in lengths:
+        raise ValueError("teacher_logits must be a list in every row, all of one length: a number for each class")
+    return torch.tensor(rows)
+
+# %% ../nbs/3_learning_signals/31_distillation.ipynb #c030a
+def _labels(batch: Mapping[str, Any], causal: bool) -> Tensor | None:
+    "One a text, or (texts, tokens) one a place: of a language model that of the next token."
+    if causal:
+        return F.pad(next_token_labels(batch), (0, 1), value=IGNORE_INDEX)
+    labels = batch.get("labels")
+    if labels is not None and (not isinstance(labels, Tensor) or labels.is_floating_point()):
+        raise ValueError(_no_distribution("labels that are numbers, or lists"))
+    return labels
+
+
+def _rows(logits: Tensor, labels: Tensor | None, needed: bool) -> tuple[Tensor, Tensor]:
     "Which logits the loss is over, as a mask: those of the texts, or of the tokens that count; and their labels."
-    if logits.ndim == 2:
-        everything = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-        return everything, batch.get("labels", torch.full_like(everything, IGNORE_INDEX, dtype=torch.long))
-    labels = F.pad(next_token_labels(batch), (0, 1), value=IGNORE_INDEX) if causal else batch["labels"]
-    kept = labels != IGNORE_INDEX
+    if labels is None and needed:
+        raise ValueError("a student is evaluated by the labels, and this split has none: leave it out of the data")
+    if labels is None:
+        labels = torch.full(logits.shape[:-1], IGNORE_INDEX, device=logits.device)
+    kept = labels != IGNORE_INDEX if logits.ndim == 3 else torch.ones_like(labels, dtype=torch.bool)
     return kept, labels[kept]
 
 
@@ -277,31 +393,16 @@ def _matched(loss: Distillation, student: Inside, teacher: Inside, batch: Mappin
         matched["cosine"] = cosine_loss(states[-1], teacher.hidden_states[-1], weight)
     return matched
 
-# %% ../nbs/3_learning_signals/31_distillation.ipynb #c031
-def check_same_words(
-    student: Any,  # configuration
-    teacher: Any,  # configuration
-) -> None:
-    "ValueError where the two read other tokens, or name their classes in another order."
-    if student.vocab_size != teacher.vocab_size:
-        raise ValueError(
-            f"the student knows {student.vocab_size} tokens, the teacher {teacher.vocab_size}: they cannot share a "
-            "batch. add_teacher_logits(data, teacher, its_tokenizer) lets each read in its own way"
-        )
-    ours, theirs = (list(config.id2label.values()) for config in (student, teacher))
-    named = not any(str(name).startswith("LABEL_") for name in ours + theirs)
-    if named and len(ours) == len(theirs) and ours != theirs:
-        raise ValueError(f"the student's classes are {ours}, the teacher's {theirs}: bring them into one order")
-
 
 def _what_counts(batch: Mapping[str, Any], causal: bool) -> tuple[Tensor, Tensor]:
     "What each token counts, (texts, tokens), of sum 1; and which keys each query sees, (texts, queries, keys)."
-    real = batch["attention_mask"] > 0
+    real, labels = batch["attention_mask"] > 0, _labels(batch, causal)
     seen = real.unsqueeze(1).expand(-1, real.shape[1], -1)
-    if causal:
-        counted = F.pad(next_token_labels(batch) != IGNORE_INDEX, (0, 1)).float()
-        return counted / counted.sum(), seen.tril()
-    return real / real.sum(1, keepdim=True) / len(real), seen
+    seen = seen.tril() if causal else seen
+    if labels is None or labels.ndim == 1:
+        return real / real.sum(1, keepdim=True) / len(real), seen
+    counted = (labels != IGNORE_INDEX).float()
+    return counted / counted.sum(), seen
 
 
 def _teachers_layers(layers: Sequence[int] | None, ours: int, theirs: int) -> list[int]:
@@ -309,6 +410,55 @@ def _teachers_layers(layers: Sequence[int] | None, ours: int, theirs: int) -> li
     if len(chosen) != ours or not all(0 <= layer < theirs for layer in chosen):
         raise ValueError(f"layers must be {ours} of the teacher's numbers, 0 to {theirs - 1}; given: {layers}")
     return chosen
+
+# %% ../nbs/3_learning_signals/31_distillation.ipynb #c031
+def check_same_words(
+    student: Any,
+    teacher: Any,
+    length: int = 0,  # of the longest text of the batch, in tokens
+) -> None:
+    "ValueError where the teacher cannot read the student's batch: other tokens, other padding, too few positions."
+    a, b = (model.config.vocab_size for model in (student, teacher))
+    if a != b:
+        raise ValueError(
+            f"the student knows {a} tokens, the teacher {b}. If they have one tokenizer, the larger vocabulary is "
+            f"padded: call {'student' if a > b else 'teacher'}.resize_token_embeddings({min(a, b)}). If not, they "
+            "cannot share a batch; add_teacher_logits(data, teacher, its_tokenizer) lets a classifier read its own way"
+        )
+    a, b = (getattr(model.config, "pad_token_id", None) for model in (student, teacher))
+    if head_of(teacher).kind == "text" and a is not None and a != b:
+        raise ValueError(
+            f"the student takes the token {a} for padding, the teacher {b}. If both have one tokenizer, set "
+            f"teacher.config.pad_token_id = {a}; if not, see add_teacher_logits(data, teacher, its_tokenizer)"
+        )
+    if length > (positions := most_tokens(teacher)):
+        raise ValueError(
+            f"a text has {length} tokens, the teacher takes {positions}: cut the texts for both, "
+            f"tokenize(data, tokenizer, max_length={positions}), or of a classifier for the teacher alone, "
+            "add_teacher_logits(data, teacher, its_tokenizer)"
+        )
+
+
+def class_order(
+    ours: Sequence[str],  # names of the student's classes, or of the data's; empty: unknown
+    theirs: Sequence[str],  # the teacher's
+    say: bool = True,  # print what is done
+) -> list[int] | None:
+    """The teacher's number of each of our classes, by their names in any case; None where it is ours already.
+
+    Raises ValueError where both name their classes, and not the same.
+    """
+    a, b = ([name.casefold() for name in names] for names in (ours, theirs))
+    if not a or not b or a == b:
+        return None
+    if sorted(a) != sorted(b) or len(set(a)) < len(a):
+        raise ValueError(
+            f"the student's classes are {list(ours)}, the teacher's {list(theirs)}: give the same class the same name, "
+            "in config.id2label or in the data's ClassLabel"
+        )
+    if say:
+        print(f"The teacher's classes {list(theirs)} are read in the student's order, {list(ours)}.")
+    return [b.index(name) for name in a]
 
 # %% ../nbs/3_learning_signals/31_distillation.ipynb #c034
 @torch.no_grad()
@@ -320,18 +470,61 @@ def add_teacher_logits(
 ) -> "DatasetDict":
     """The data with a column `teacher_logits` in the train split, for `Distillation()`.
 
-    The teacher reads each text once, however long the student learns.
+    The teacher reads each text once, however long the student learns. Its classes are brought into the order of the
+    data's, by their names. Raises ValueError for other names, for a teacher that is no classifier of texts, and for
+    logits that are no numbers.
     """
     from datasets import DatasetDict, Sequence, Value
 
-    device = next(teacher.parameters()).device
-    train = tokenize(DatasetDict(train=data["train"]), tokenizer)["train"]
-    batches, precision = Batches({"": train}, tokenizer), native_precision(device)
-    logits: list[Any] = [None] * len(train)
+    batches, device = _as_read_by(teacher, tokenizer, data), next(teacher.parameters()).device
+    precision = native_precision(device)
+    logits: list[Any] = [None] * len(batches)
     with mode(teacher, training=False), torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
         for rows in batches.in_order(batch_size):
-            found = teacher(**model_inputs(batches.load(rows, device))).logits.float().tolist()
-            for row, values in zip(rows.index, found, strict=True):
+            found = teacher(**model_inputs(batches.load(rows, device))).logits.float()
+            for row, values in zip(rows.index, _checked(found, rows.index), strict=True):
                 logits[row] = values
-    column = data["train"].add_column("teacher_logits", logits, feature=Sequence(Value("float32")))
+    if order := class_order(_names_in(data), _classes(teacher, len(logits[0]))):
+        logits = [[values[i] for i in order] for values in logits]
+    train = data["train"].select_columns([name for name in data["train"].column_names if name != "teacher_logits"])
+    column = train.add_column("teacher_logits", logits, feature=Sequence(Value("float32")))
     return DatasetDict({**data, "train": column})
+
+# %% ../nbs/3_learning_signals/31_distillation.ipynb #c034a
+def _as_read_by(teacher: Any, tokenizer: Any, data: "DatasetDict") -> Batches:
+    "The train split without its labels, tokenised for the teacher."
+    _check_head(teacher)
+    wanted = {"text", *MODEL_INPUTS}
+    train = {name: split.select_columns([column for column in split.column_names if column in wanted])
+             for name, split in data.items() if name == "train"}  # fmt: skip
+    for split in train.values():
+        if len(split) and {"text", "input_ids"} <= set(split.column_names):
+            _check_tokens(split[0]["text"], split[0]["input_ids"], tokenizer)
+    return batches_by_split(train, tokenizer, teacher)["train"]
+
+
+def _check_tokens(text: str, ids: Sequence[int], tokenizer: Any) -> None:
+    if tokenizer(text, truncation=True, max_length=len(ids))["input_ids"] != list(ids):
+        raise ValueError(
+            "the texts are tokenised otherwise than by the teacher's tokenizer: remove the column input_ids, and the "
+            "teacher reads the texts; or remove the column text, if it is to read these tokens"
+        )
+
+
+def _checked(logits: Tensor, index: Any) -> list[list[float]]:
+    if logits.ndim != 2:
+        raise ValueError(
+            f"add_teacher_logits is for classifiers of texts, whose logits are (texts, classes); given: "
+            f"{tuple(logits.shape)}, for every token as many. Distillation(teacher) asks such a teacher in each step"
+        )
+    if not (there := logits.isfinite().all(-1)).all():
+        row = index[int(there.long().argmin())]
+        raise ValueError(f"the teacher's logits of row {row} of the split 'train' are no numbers: NaN, or infinite")
+    return logits.tolist()
+
+
+def _names_in(data: "DatasetDict") -> list[str]:
+    "Of the classes, where a split says them."
+    splits = [split for split in data.values() if "label" in split.column_names or "labels" in split.column_names]
+    found = (Column("", "label" if "label" in split.column_names else "labels", split).names for split in splits)
+    return next(filter(None, found), [])
