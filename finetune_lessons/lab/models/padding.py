@@ -1,11 +1,23 @@
-"""One padding token for a model and its tokenizer."""
+"""With which token, and on which side, texts are padded."""
 
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from finetune_lessons.lab.models.inputs import unwrapped
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def padding_side(model: nn.Module) -> str:
+    """Where padding changes nothing that the model says of a text: behind it, whatever the tokenizer's habit.
+
+    In front it would move the text to other positions, and a language model would name its first token after padding.
+    Only who reads the answer off the end of the row, as XLNet does, needs the end to be the text's.
+    """
+    config = getattr(unwrapped(model), "config", None)
+    return "left" if getattr(config, "summary_type", None) == "last" else "right"
 
 
 def align_padding(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

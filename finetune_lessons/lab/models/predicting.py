@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finetune_lessons.lab.models.padding import padding_side
 from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, evaluating, most_tokens, unwrapped
 from finetune_lessons.lab.models.padding import align_padding
 
@@ -69,7 +70,6 @@ def _logits(model: Any, tokenizer: Any, texts: list[str], batch_size: int) -> to
         raise ValueError(f"text {lengths.index(0)} has no tokens: {texts[lengths.index(0)]!r}")
     if too_long := sum(length > limit for length in lengths):
         print(f"{too_long} of {len(texts)} texts cut to the {limit} tokens that the model takes")
-    side = "left" if getattr(model.config, "summary_type", "") == "last" else "right"  # moves no token off its position
     found = torch.zeros(len(texts), model.config.num_labels)
     with evaluating(model):
         for rows in batches_by_length(lengths, batch_size):
@@ -78,7 +78,7 @@ def _logits(model: Any, tokenizer: Any, texts: list[str], batch_size: int) -> to
                 truncation=True,
                 max_length=limit,
                 padding=True,
-                padding_side=side,
+                padding_side=padding_side(model),
                 return_tensors="pt",
             )
             logits = getattr(model(**accepted(model, batch)), "logits", None)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_lessons.lab.models.inputs import most_tokens, unwrapped
+from finetune_lessons.lab.models.padding import padding_side
 from finetune_lessons.lab.training.batches import Batches
 from finetune_lessons.lab.training.columns import Column
 from finetune_lessons.lab.training.deciding import decide
 from finetune_lessons.lab.training.heads import Head, head_of
-from finetune_lessons.lab.training.padding import padding_side
 from finetune_lessons.lab.training.tasks import Task
 from finetune_lessons.lab.training.tokenising import tokenize
 

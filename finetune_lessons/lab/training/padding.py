@@ -5,18 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune_lessons.lab.models.inputs import unwrapped
-
-
-def padding_side(model: Any) -> str:
-    """Where padding changes nothing that the model says of a text: behind it, whatever the tokenizer's habit.
-
-    In front it would move the text to other positions, and a language model would name its first token after padding.
-    Only who reads the answer off the end of the row, as XLNet does, needs the end to be the text's.
-    """
-    config = getattr(unwrapped(model), "config", None)
-    return "left" if getattr(config, "summary_type", None) == "last" else "right"
-
 
 def padded(
     sequences: list[list[int]],
