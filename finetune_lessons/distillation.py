@@ -25,7 +25,7 @@ from .lab.training.batches import MODEL_INPUTS, Batches, model_inputs
 from .lab.training.columns import Column
 from .lab.training.heads import head_of, is_causal, names_of
 from .lab.training.inputs import batches_by_split
-from .lab.training.modes import mode
+from .lab.models.modes import mode
 from .lab.training.precision import DTYPES, native_precision
 from .lab.training.tasks import IGNORE_INDEX
 from .model_surgery import replace, wrappers

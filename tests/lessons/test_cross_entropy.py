@@ -1,5 +1,7 @@
 """Lesson 11's losses against torch and transformers."""
 
+import math
+
 import pytest
 import tiny
 import torch
@@ -127,3 +129,20 @@ def test_labels_of_texts_are_no_labels_of_tokens():
     batch = next(train_batches(tiny.tiny_data(8)["train"], tiny.tiny_tokenizer(), batch_size=8))
     with pytest.raises(ValueError, match=r"of shape \(8,\), are one a text.*remove_columns\('label'\)"):
         language_model_loss(tiny.tiny_model("gpt2", "causal_lm"), batch)
+
+
+def test_a_label_that_is_no_class_is_named_with_its_row():
+    logits = torch.zeros(2, 3, requires_grad=True)
+    for wrong in (3, -1):
+        with pytest.raises(ValueError, match=f"label {wrong} in row 1, but there are 3 classes"):
+            cross_entropy(logits, torch.tensor([0, wrong]))
+    assert cross_entropy(logits, torch.tensor([0, -100])).isfinite()
+    assert cross_entropy(torch.zeros(3), torch.tensor(1)).item() == pytest.approx(math.log(3))
+
+
+def test_weights_may_be_a_list_and_are_one_a_class():
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, -100])
+    expected = F.cross_entropy(logits, labels, torch.tensor([1.0, 2.0, 0.5]))
+    torch.testing.assert_close(cross_entropy(logits, labels, [1.0, 2.0, 0.5]), expected)
+    with pytest.raises(ValueError, match="2 weights for 3 classes: expected one for each"):
+        cross_entropy(logits, labels, [1.0, 2.0])

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune_lessons.lab.models.inputs import as_texts, batches_by_length, evaluating, most_tokens, unwrapped
+from finetune_lessons.lab.models.modes import mode
+from finetune_lessons.lab.models.inputs import as_texts, batches_by_length, most_tokens, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ def generate(
     _check_room(ids, model, max_new_tokens)
     settings = {"do_sample": False, "max_length": None, **settings, "max_new_tokens": max_new_tokens}
     texts: dict[int, str] = {}
-    with evaluating(model), torch.random.fork_rng():
+    with torch.no_grad(), mode(model, training=False), torch.random.fork_rng():
         torch.manual_seed(seed)
         for rows in batches_by_length([len(tokens) for tokens in ids], batch_size):
             new = _continued([ids[row] for row in rows], model, tokenizer, settings)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_lessons.lab.models.padding import padding_side
-from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, evaluating, most_tokens, unwrapped
+from finetune_lessons.lab.models.modes import mode
+from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, most_tokens, unwrapped
 from finetune_lessons.lab.models.padding import align_padding
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _logits(model: Any, tokenizer: Any, texts: list[str], batch_size: int) -> to
     if too_long := sum(length > limit for length in lengths):
         print(f"{too_long} of {len(texts)} texts cut to the {limit} tokens that the model takes")
     found = torch.zeros(len(texts), model.config.num_labels)
-    with evaluating(model):
+    with torch.no_grad(), mode(model, training=False):
         for rows in batches_by_length(lengths, batch_size):
             batch = tokenizer(
                 [texts[row] for row in rows],

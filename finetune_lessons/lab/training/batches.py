@@ -63,6 +63,7 @@ class Batches:
         self.splits, self.tokenizer, self.side = dict(splits), tokenizer, side
         self.tasks = tasks or {name: decide({"data": split}, Head()) for name, split in self.splits.items()}
         self.lengths = {name: Column("", "input_ids", split).lengths() for name, split in self.splits.items()}
+        self._lists = {name: set(_list_columns(split)) for name, split in self.splits.items()}
         self._columns = {name: split.select_columns(self._loaded(name)) for name, split in self.splits.items()}
 
     def __len__(self) -> int:
@@ -114,17 +115,17 @@ class Batches:
         labels = examples.pop(task.column, None)
         if "attention_mask" not in examples:
             examples["attention_mask"] = [real_tokens(ids, self.tokenizer) for ids in examples["input_ids"]]
-        batch = {name: self._tensor(name, values) for name, values in examples.items()}
+        batch = {name: self._tensor(name, v, name in self._lists[rows.task]) for name, v in examples.items()}
         if labels is not None:
             batch |= task.load(labels, self.side)
         batch["index"] = torch.tensor(rows.index)
         return Batch({k: _on(device, v) for k, v in batch.items()}, task=rows.task)
 
-    def _tensor(self, name: str, values: list) -> Any:
+    def _tensor(self, name: str, values: list, is_list: bool) -> Any:
         if name in self._padding:
             tensor = padded(values, self._padding[name], self.side)
             return tensor.long() if tensor.dtype == torch.bool else tensor
-        if isinstance(values[0], list):
+        if is_list:
             return values
         return torch.tensor([math.nan if value is None else value for value in values])
 
@@ -179,6 +180,10 @@ def train_batches(
 def _numeric_columns(split: "Dataset") -> list[str]:
     columns = (Column("", name, split) for name in split.column_names)
     return [column.name for column in columns if column.type.startswith(("int", "uint", "float", "bool"))]
+
+
+def _list_columns(split: "Dataset") -> list[str]:
+    return [name for name in split.column_names if Column("", name, split).is_list]
 
 
 def _on(device: torch.device, value: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 
 from finetune_lessons.lab.training.activations import ActivationCache
 from finetune_lessons.lab.training.batches import Batches
-from finetune_lessons.lab.training.modes import mode
+from finetune_lessons.lab.models.modes import mode
 from finetune_lessons.lab.training.objective import Objective
 from finetune_lessons.lab.training.precision import Computing
 from finetune_lessons.lab.training.processes import Processes

@@ -20,7 +20,7 @@ from finetune_lessons.lab.training.faults import NonFiniteLoss, not_finite, noth
 from finetune_lessons.lab.training.gradients import accumulate
 from finetune_lessons.lab.training.inputs import batches_by_split
 from finetune_lessons.lab.training.interrupts import uninterrupted
-from finetune_lessons.lab.training.modes import buffers_kept, mode
+from finetune_lessons.lab.models.modes import buffers_kept, mode
 from finetune_lessons.lab.training.objective import Loss, Objective, with_loss
 from finetune_lessons.lab.training.optimisation import OptimizerFactory, Schedule, clip, diverged, make_optimizer
 from finetune_lessons.lab.training.optimisation import make_scaler, trainable_parameters, without_notes

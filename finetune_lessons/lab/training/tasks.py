@@ -39,8 +39,6 @@ class Task:
 
     def load(self, values: list, side: str) -> dict[str, Any]:
         "The batch's `labels`, and `labelled`: which of them are there. Sequences are padded on `side`."
-        if isinstance(values[0], list):
-            return {"labels": values}
         labels = torch.tensor([math.nan if value is None else value for value in values])
         return {"labels": labels, "labelled": labelled({"labels": labels})}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
-from finetune_lessons.lab.training.modes import mode, modes_kept
+from finetune_lessons.lab.models.modes import mode, modes_kept
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FLAGS = ("use_cache", "return_dict")

@@ -132,7 +132,7 @@ def test_sequences_are_padded_on_the_side_that_is_asked_for(side, ids, labels):
 def test_numbers_become_tensors_and_texts_stay_behind():
     rows = {
         "input_ids": [[7], [8], [9]], "label": [0, 1, 0], "weight": [0.5, None, 2.0], "flag": [True, False, True],
-        "ratings": [[1], [], [2, 3]], "nested": [[[1]], [[2]], [[3]]],
+        "ratings": [[1], None, [2, 3]], "nested": [[[1]], [[2]], [[3]]],
         "text": ["a", "b", "c"], "words": [["a"], [], ["b"]], "nothing": [None, None, None],
     }  # fmt: skip
     batch = load_all(batches(rows))
