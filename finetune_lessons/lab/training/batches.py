@@ -12,7 +12,7 @@ import torch
 
 from finetune_lessons.lab.training.columns import CHUNK, Column
 from finetune_lessons.lab.training.deciding import decide
-from finetune_lessons.lab.training.heads import Head
+from finetune_lessons.lab.models.heads import Head
 from finetune_lessons.lab.training.padding import padded, real_tokens
 from finetune_lessons.lab.training.sampling import JointRows, Rows, plan_epoch, steps_per_epoch
 from finetune_lessons.lab.training.tasks import Task

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune_lessons.lab.training.heads import Head
+from finetune_lessons.lab.models.heads import Head
 from finetune_lessons.lab.training.columns import Column
 from finetune_lessons.lab.training.tasks import IGNORE_INDEX, Classification, MultiLabel, Regression, Task
 from finetune_lessons.lab.training.tasks import TokenClasses, Tokens

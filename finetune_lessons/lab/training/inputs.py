@@ -9,7 +9,7 @@ from finetune_lessons.lab.models.padding import padding_side
 from finetune_lessons.lab.training.batches import Batches
 from finetune_lessons.lab.training.columns import Column
 from finetune_lessons.lab.training.deciding import decide
-from finetune_lessons.lab.training.heads import Head, head_of
+from finetune_lessons.lab.models.heads import Head, head_of
 from finetune_lessons.lab.training.tasks import Task
 from finetune_lessons.lab.training.tokenising import tokenize
 
