@@ -92,7 +92,7 @@ def _of_values(found: list[Column], head: Head, among_several: bool) -> Task:
         raise ValueError(
             f"the model has {head.outputs} outputs, for classes, but the labels are of type {first.type} "
             f"({first.row(0)}): for a regression load it with num_labels=1; "
-            "if they are classes, cast them: data.cast_column('label', Value('int64'))"
+            "if they are classes, leave out rows without one and cast: data.cast_column('label', Value('int64'))"
         )
     for labels in found:
         _check_range(labels, head.outputs)
@@ -101,11 +101,11 @@ def _of_values(found: list[Column], head: Head, among_several: bool) -> Task:
 
 def _check_range(labels: Column, outputs: int | None) -> None:
     numbers = labels.numbers()
-    wrong = (numbers < 0) | (numbers >= (np.inf if outputs is None else outputs))
+    wrong = (numbers < 0) | (numbers >= (np.inf if outputs is None else outputs)) | (numbers % 1 > 0)
     if len(rows := np.flatnonzero(wrong & (numbers != IGNORE_INDEX))):
         limit = f"but the model has {outputs} outputs (labels 0 to {outputs - 1}" if outputs else "expected 0 or more ("
         raise ValueError(
-            f"label {numbers[rows[0]]:.0f} in row {rows[0]} of the split {labels.split!r}, {limit}; "
+            f"label {numbers[rows[0]]:g} in row {rows[0]} of the split {labels.split!r}, {limit}; "
             f"{IGNORE_INDEX}: none): load the model with the right num_labels, or mend the labels"
         )
 

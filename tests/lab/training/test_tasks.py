@@ -275,6 +275,14 @@ def test_splits_that_number_their_classes_differently_are_refused():
         tiny_run(bert(2), DatasetDict(train=train, test=test))
 
 
+def test_a_split_whose_classes_are_written_as_floats_is_read_if_they_are_whole():
+    train, test = data_of([0, 1])["train"], data_of([1.0, 0.0])["train"]
+    assert tiny_run(bert(2), DatasetDict(train=train, test=test)).predict("test")["label"].tolist() == [1, 0]
+    test = data_of([1.0, 0.5])["train"]
+    with pytest.raises(ValueError, match="label 0.5 in row 1 of the split 'test', but the model has 2 outputs"):
+        tiny_run(bert(2), DatasetDict(train=train, test=test))
+
+
 def test_a_split_with_a_class_more_is_refused():
     names = [ClassLabel(names=["a", "b"]), ClassLabel(names=["a", "b", "c"])]
     train, test = (data_of([0, 1], feature=feature)["train"] for feature in names)
