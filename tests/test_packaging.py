@@ -55,7 +55,7 @@ def test_sdist_holds_what_a_build_needs_and_the_lessons(distributions):
 
 def test_wheel_holds_the_package_and_nothing_else(distributions):
     names = zipfile.ZipFile(distributions[1]).namelist()
-    assert {"finetune_lessons/cross_entropy.py", "finetune_lessons/lab/run.py"} <= set(names)
+    assert {"finetune_lessons/cross_entropy.py", "finetune_lessons/lab/training/run.py"} <= set(names)
     assert "finetune_lessons/results/11.json" in names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"finetune_lessons"}
     assert not [name for name in names if "__pycache__" in name]
@@ -68,7 +68,7 @@ def test_wheel_metadata_comes_from_settings(distributions):
     assert metadata["Name"] == "finetune_lessons"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"lab", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"lab", "trackers", "dev"}
     plain = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert any(line.startswith("torch>=") for line in plain)
     assert not any(line.startswith(("nbdev", "jupyterlab", "peft")) for line in plain)

@@ -202,7 +202,7 @@ def by_type(model, batch):
 @fuzz(240)
 @given(labels=label_columns(), outputs=st.integers(1, 3))
 def test_labels(labels, outputs):
-    columns = {name: tiny_tokens(16, 4, 0)["train"][name][:4] for name in ("input_ids", "attention_mask", "length")}
+    columns = {name: tiny_tokens(16, 4, 0)["train"][name][:4] for name in ("input_ids", "attention_mask")}
     cases["labels"] += 1
     with suppress(pyarrow.ArrowException, OverflowError, TypeError):  # no such column can be
         data = DatasetDict(train=Dataset.from_dict(columns | {"label": labels}))
