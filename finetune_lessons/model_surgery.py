@@ -328,7 +328,7 @@ def save_method(
     name = name or names.pop()
     check_frozen(model, pretrained_parameters(model), name)
     tensors = {key: p.detach().contiguous() for key, p in method_parameters(model, name).items()}
-    described = {"name": name, "model": _fingerprint(model, name), **next(iter(wrappers(model, name))).recipe}
+    described = {"name": name, **next(iter(wrappers(model, name))).recipe, "model": _fingerprint(model, name)}
     write_described(Path(folder, DESCRIPTION), Path(folder, WEIGHTS), described, tensors)
 
 
