@@ -1,6 +1,8 @@
 """Data, model and tokenizer made ready for each other, or refused with the first thing that does not fit."""
 
+import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ def batches_by_split(
     _check_heads(by_task, model)
     heads = {name: head_of(model, name) for name in by_task}
     _check_padding(tokenizer, model, heads)
+    _warn_of_padding(model)
     positions = most_tokens(model)
     limit = int(min(tokenizer.model_max_length, positions, 10**6))
     found: dict[str, dict[str, Dataset]] = {}
@@ -95,6 +98,18 @@ def _check_padding(tokenizer: "PreTrainedTokenizerBase", model: Any, heads: Mapp
         )
 
 
+def _warn_of_padding(model: Any) -> None:
+    "Of what no choice of ours mends: a model of transformers that reads padding as it reads texts, such as FNet."
+    model = unwrapped(model)
+    taken = inspect.signature(model.forward).parameters
+    if hasattr(model, "config") and "input_ids" in taken and "attention_mask" not in taken:
+        warnings.warn(
+            f"{type(model).__name__} takes no attention mask, so padding changes what it says of a text, and its numbers "
+            "depend on the batch size: with batch_size=1 there is none",
+            stacklevel=4,
+        )
+
+
 def _check_tokens(name: str, split: "Dataset", positions: float, model: Any) -> None:
     tokens = Column(name, "input_ids", split)
     lengths = tokens.lengths()
@@ -130,6 +145,8 @@ def _name_classes(model: Any, task: Task, head: Head) -> None:
 
 def _known_words(model: Any) -> float:
     "How many tokens the model has an embedding for."
-    model = unwrapped(model)
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    try:
+        embedding = unwrapped(model).get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # a model of one's own, or one that reads characters
+        return math.inf
     return getattr(embedding, "num_embeddings", math.inf)

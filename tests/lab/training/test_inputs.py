@@ -125,6 +125,19 @@ def test_a_model_that_does_not_say_how_much_it_takes_takes_all():
     assert xlnet().config.max_position_embeddings == -1 and next(run).loss > 0
 
 
+def test_a_model_that_cannot_tell_padding_is_said_to():
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    config = transformers.FNetConfig(vocab_size=len(VOCABULARY), pad_token_id=0, num_labels=2, **shape)
+    with pytest.warns(UserWarning, match="FNetForSequenceClassification takes no attention mask, so padding changes"):
+        next(tiny_run(transformers.FNetForSequenceClassification(config)))
+
+
+def test_a_model_without_an_embedding_of_words_is_trained():
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.CanineConfig(pad_token_id=0, num_labels=2, max_position_embeddings=64, **shape)
+    assert next(tiny_run(transformers.CanineForSequenceClassification(config))).loss > 0
+
+
 def test_making_a_run_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
