@@ -63,8 +63,9 @@ def check_filled(
             f"{name!r} does not fit its config.json: {key} has the shape {tuple(saved)}, expected {tuple(expected)}"
         )
     if missing and all(_of_head(model, key) for key in missing):
-        mend = "; new_head=True makes a new one" if type(model).__name__.endswith(CLASSIFIER) else ""
-        raise ValueError(f"{name!r} lacks the head of {type(model).__name__} ({_some(missing)}){mend}")
+        classifies = type(model).__name__.endswith(CLASSIFIER)
+        mend = "new_head=True makes a new one" if classifies else "load_encoder gives it one that classifies"
+        raise ValueError(f"{name!r} lacks the head of {type(model).__name__} ({_some(missing)}): {mend}")
     if missing or unused or info["error_msgs"]:
         lists = {"the model lacks": missing, "the weights have besides": unused}
         found = "; ".join(f"{what} {_some(keys)}" for what, keys in lists.items() if keys)

@@ -30,6 +30,7 @@ DECIDED_HERE = (
     "checkpoint seem corrupted",  # tied weights that are both missing: likewise
     "we will NOT tie them",  # the checkpoint has both, and both are loaded
     "must be `None` or an integer within the vocabulary",  # a padding token of -1: `align_padding`
+    "as a standalone, add `is_decoder=True.`",  # an encoder asked for as a decoder: `sees_ahead`
     "Ignoring clean_up_tokenization_spaces",  # of what is decoded, whose spaces stay as they are
 )  # of what transformers warns of while loading; anything else comes through
 

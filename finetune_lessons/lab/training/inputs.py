@@ -104,8 +104,8 @@ def _warn_of_padding(model: Any) -> None:
     taken = inspect.signature(model.forward).parameters
     if hasattr(model, "config") and "input_ids" in taken and "attention_mask" not in taken:
         warnings.warn(
-            f"{type(model).__name__} takes no attention mask, so padding changes what it says of a text, and its numbers "
-            "depend on the batch size: with batch_size=1 there is none",
+            f"{type(model).__name__} takes no attention mask, so padding changes what it says of a text, and its "
+            "numbers depend on the batch size: with batch_size=1 there is none",
             stacklevel=4,
         )
 
