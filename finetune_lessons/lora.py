@@ -135,20 +135,29 @@ def to_peft(
     folder: str | Path,
     name: str = "lora",
 ) -> None:
-    "Write the LoRA as the library peft does: `PeftModel.from_pretrained(pretrained_model, folder)` loads it."
+    """Write the LoRA as the library peft does: `PeftModel.from_pretrained(pretrained_model, folder)` loads it.
+
+    Raises ValueError where modules that share a weight are trained whole.
+    """
     from peft import LoraConfig
     from safetensors.torch import save_file
 
-    found, layers = wrappers(model, name), _layers(model, name)
+    found, layers, trained = wrappers(model, name), _layers(model, name), method_parameters(model, name)
+    heads = [path for wrapper, path in found.items() if isinstance(wrapper, TrainedCopy)]
+    if tied := [path for path in heads if not any(key.startswith(f"{path}.") for key in trained)]:
+        raise ValueError(
+            f"{tied[0]} shares the weight of another module that is trained whole, which peft's files do not hold: "
+            "save_method keeps it, and eject(model, merge=True) makes one model of all"
+        )
     arguments = next(iter(found)).recipe["arguments"]
     config = LoraConfig(
         task_type=_task_type(model),
         target_modules=list(layers),
-        modules_to_save=[path for wrapper, path in found.items() if isinstance(wrapper, TrainedCopy)] or None,
+        modules_to_save=heads or None,
         fan_in_fan_out=any(isinstance(pretrained(layer), Conv1D) for layer in layers.values()),
         **{key: arguments[key] for key in ("r", "lora_alpha", "lora_dropout", "use_rslora")},
     )
-    tensors = {_peft_name(path): p.detach().contiguous() for path, p in method_parameters(model, name).items()}
+    tensors = {_peft_name(path): p.detach().contiguous() for path, p in trained.items()}
     with replacing(folder) as new:
         config.save_pretrained(str(new))
         save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})

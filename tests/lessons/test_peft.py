@@ -202,3 +202,11 @@ def test_a_prompt_has_the_logits_of_peft(arch):
         if kind == "causal_lm":
             expected = expected[:, 3:]  # without the prompt's own
         assert_close(ours(**texts()).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("arch", "words"), [("gpt2", "wte"), ("llama", "embed_tokens")])
+def test_a_shared_weight_that_is_trained_whole_is_not_written_for_peft(arch, words, tmp_path):
+    model = add_lora(tiny.tiny_model(arch, "causal_lm", tie_word_embeddings=True), r=2, modules_to_save=[words])
+    with pytest.raises(ValueError, match="shares the weight of another module that is trained whole.*save_method"):
+        to_peft(model, tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
