@@ -1,5 +1,7 @@
 """Words added to the vocabulary: their rows are trained and kept with a method, or the loss of them is said."""
 
+import json
+
 import pytest
 import tiny
 import torch
@@ -158,3 +160,13 @@ def test_what_is_asked_of_a_trained_copy_is_its_own():
     assert outer.weight is outer.copy.weight
     with disable(model, "adapters"):
         assert outer.weight is words.copy.weight
+
+
+def test_a_file_that_says_less_of_its_model_is_of_an_earlier_version(tmp_path):
+    save_method(add_lora(tiny.tiny_model("bert"), r=2), tmp_path)
+    file = tmp_path / "method.json"
+    described = json.loads(file.read_text())
+    del described["model"]["newest"]
+    file.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="was written by an earlier version, which said less of the model"):
+        load_method(tiny.tiny_model("bert"), tmp_path)

@@ -33,6 +33,8 @@ def check_same(
     folder: str | Path,
 ) -> None:
     "Raises ValueError that says what differs. bf16 is the same."
+    if isinstance(saved, Mapping) and "weights" in saved and "newest" not in saved:
+        raise ValueError(f"{folder} was written by an earlier version, which said less of the model: save it anew")
     try:
         same = all(given[key] == saved[key] for key in ("class", "parameters"))
         same = same and _close(given["weights"], saved["weights"])
