@@ -173,9 +173,10 @@ def project_conflicts(
     projected = gradients.clone()
     for i in tasks:
         for j in orders[i] if orders else torch.randperm(len(gradients)).tolist():
-            against = projected[i] @ gradients[j]
+            other = gradients[j] / gradients[j].abs().max().clamp(min=torch.finfo(gradients.dtype).tiny)
+            against = projected[i] @ other  # scaled: the squares of a small gradient would round to zero
             if i != j and against < 0:
-                projected[i] -= against / gradients[j].square().sum() * gradients[j]
+                projected[i] -= against / other.square().sum() * other
     return projected
 
 

@@ -190,6 +190,14 @@ def test_two_tasks_never_conflict_after_pcgrad_and_no_gradient_grows(rows):
     assert (p.norm(dim=1) <= g.norm(dim=1) + tolerance).all()
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-38, 1e-44, 0.0])
+def test_pcgrad_of_a_gradient_whose_square_rounds_to_zero_is_finite(scale):
+    g = torch.tensor([[1.0, -1.0], [-scale, scale]])
+    p = project_conflicts(g)
+    assert p.isfinite().all() and (p.norm(dim=1) <= g.norm(dim=1) + 1e-6).all()
+    assert scale == 0 or p.abs().max() < 1e-6
+
+
 def test_pcgrad_by_hand_with_the_originals_in_the_given_order():
     g = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, -2.0]])
     p = project_conflicts(g, orders=[[1, 2], [0, 2], [1, 0]])
