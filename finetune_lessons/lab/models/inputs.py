@@ -49,6 +49,11 @@ def batches_by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]
     return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
+def plain_name(name: str) -> str:
+    "The name that a weight has in a model of which no part is compiled."
+    return name.replace("_orig_mod.", "")
+
+
 def unwrapped(model: Any) -> Any:
     "The model that `torch.compile`, `DistributedDataParallel` and their like were given."
     from accelerate.utils import extract_model_from_parallel

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_lessons.lab.models.files import replacing
-from finetune_lessons.lab.models.inputs import unwrapped
+from finetune_lessons.lab.models.inputs import plain_name, unwrapped
 from finetune_lessons.lab.models.loading import quiet
 
 if TYPE_CHECKING:
@@ -29,14 +29,10 @@ def save_model(
     _check_plain(model)
     if (Path(folder) / ON_TOP).exists():
         raise ValueError(f"{folder} holds {ON_TOP}, which would be loaded on top of this model: choose another folder")
-    weights = {_plain(key): tensor for key, tensor in model.state_dict().items()}
+    weights = {plain_name(key): tensor for key, tensor in model.state_dict().items()}
     with quiet(), replacing(folder) as new:
         model.save_pretrained(new, state_dict=weights)
         tokenizer.save_pretrained(new)
-
-
-def _plain(key: str) -> str:
-    return key.replace("_orig_mod.", "")  # of a part that was compiled
 
 
 def _check_plain(model: Any) -> None:
@@ -49,7 +45,7 @@ def _check_plain(model: Any) -> None:
         )
     with torch.device("meta"):
         made = type(model)(deepcopy(model.config)).state_dict()
-    shapes = {_plain(key): tensor.shape for key, tensor in model.state_dict().items()}
+    shapes = {plain_name(key): tensor.shape for key, tensor in model.state_dict().items()}
     if differing := [key for key in sorted(shapes | made) if key not in made or shapes.get(key) != made[key].shape]:
         raise ValueError(
             f"{type(model).__name__} is not what its configuration makes ({differing[0]} is one of {len(differing)} "

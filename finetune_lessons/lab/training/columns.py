@@ -56,11 +56,11 @@ class Column:
         for start, part in self._chunks():
             there = np.flatnonzero(part.is_valid().to_numpy(zero_copy_only=False))
             lists = part.drop_null()
-            yield start + there, _floats(pc.list_value_length(lists)).astype(int), _floats(pc.list_flatten(lists))
+            yield start + there, _lengths(lists), _floats(pc.list_flatten(lists))
 
     def lengths(self) -> np.ndarray:
         "Of a column of lists: (rows that have one,)."
-        return np.concatenate([np.empty(0, int), *(lengths for _, lengths, _ in self.lists())])
+        return np.concatenate([np.empty(0, int), *(_lengths(part.drop_null()) for _, part in self._chunks())])
 
     def first_missing(self) -> int | None:
         for start, part in self._chunks():
@@ -86,6 +86,12 @@ class Column:
         for part in self.data.select_columns(self.name).with_format("arrow").iter(CHUNK):
             yield start, part[self.name].combine_chunks()
             start += len(part)
+
+
+def _lengths(lists: Any) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    return pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(int)
 
 
 def _floats(values: Any) -> np.ndarray:

@@ -39,8 +39,11 @@ class Task:
 
     def load(self, values: list, side: str) -> dict[str, Any]:
         "The batch's `labels`, and `labelled`: which of them are there. Sequences are padded on `side`."
-        labels = torch.tensor([math.nan if value is None else value for value in values])
+        labels = self._labels(values, side)
         return {"labels": labels, "labelled": labelled({"labels": labels})}
+
+    def _labels(self, values: list, side: str) -> Tensor:
+        return torch.tensor([math.nan if value is None else value for value in values])
 
     def terms(self, batch: Mapping[str, Any]) -> int:
         "How many terms a loss is the mean of, if it does not say: the labels that are there, or the examples."
@@ -68,9 +71,8 @@ class Classification(Task):
     metrics = ("accuracy", "precision", "recall", "f1", "loss")
     is_scored = True
 
-    def load(self, values: list, side: str) -> dict[str, Any]:
-        labels = torch.tensor([IGNORE_INDEX if is_missing(value) else int(value) for value in values])
-        return {"labels": labels, "labelled": labels != IGNORE_INDEX}
+    def _labels(self, values: list, side: str) -> Tensor:
+        return torch.tensor([IGNORE_INDEX if is_missing(value) else int(value) for value in values])
 
     def predict(self, logits: Tensor | None) -> dict[str, np.ndarray]:
         if logits is None or logits.ndim != 2 or logits.shape[1] < 2:
@@ -100,9 +102,8 @@ class MultiLabel(Task):
         super().__init__(column, classes)
         self.outputs, self.numbers = outputs, numbers
 
-    def load(self, values: list, side: str) -> dict[str, Any]:
-        labels = torch.tensor([self._row(value) for value in values])
-        return {"labels": labels, "labelled": ~labels.isnan()}
+    def _labels(self, values: list, side: str) -> Tensor:
+        return torch.tensor([self._row(value) for value in values])
 
     def _row(self, value: list | None) -> list[float]:
         if value is None:
@@ -136,13 +137,13 @@ class Regression(Task):
         super().__init__(column)
         self.outputs, self.ignored = outputs, ignored
 
-    def load(self, values: list, side: str) -> dict[str, Any]:
+    def _labels(self, values: list, side: str) -> Tensor:
         nothing: Any = math.nan if self.outputs == 1 else [math.nan] * self.outputs
         rows = [nothing if value is None else value for value in values]
         labels = torch.tensor(np.array(rows, dtype=float), dtype=torch.float32)
         if self.ignored is not None:
             labels = labels.masked_fill(labels == self.ignored, math.nan)
-        return {"labels": labels, "labelled": ~labels.isnan()}
+        return labels
 
     def predict(self, logits: Tensor | None) -> dict[str, np.ndarray]:
         if logits is None or logits.ndim != 2 or logits.shape[1] != self.outputs:
@@ -167,9 +168,8 @@ class Tokens(Task):
         super().__init__(column)
         self.causal = causal
 
-    def load(self, values: list, side: str) -> dict[str, Any]:
-        labels = padded(values, IGNORE_INDEX, side)
-        return {"labels": labels, "labelled": labels != IGNORE_INDEX}
+    def _labels(self, values: list, side: str) -> Tensor:
+        return padded(values, IGNORE_INDEX, side)
 
     def terms(self, batch: Mapping[str, Any]) -> int:
         if "labels" not in batch and "attention_mask" not in batch:

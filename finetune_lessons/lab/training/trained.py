@@ -4,10 +4,7 @@ import hashlib
 
 from torch import Tensor, nn
 
-
-def plain_name(name: str) -> str:
-    "The name that a parameter has in a model which is not compiled."
-    return name.replace("_orig_mod.", "")
+from finetune_lessons.lab.models.inputs import plain_name
 
 
 def parameters_by_name(learner: nn.Module) -> dict[str, nn.Parameter]:
