@@ -171,7 +171,9 @@ def quiet() -> Iterator[None]:
     def undecided(record: logging.LogRecord) -> bool:
         return not any(notice in record.getMessage() for notice in DECIDED_HERE)
 
-    handlers, bars = hf_logging.get_logger("transformers").handlers, hf_logging.is_progress_bar_enabled()
+    library = hf_logging.get_logger("transformers")
+    handlers = [*library.handlers, *(logging.getLogger().handlers if library.propagate else [])]
+    bars = hf_logging.is_progress_bar_enabled()
     for handler in handlers:
         handler.addFilter(undecided)
     hf_logging.disable_progress_bar()
