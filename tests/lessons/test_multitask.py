@@ -132,7 +132,9 @@ def test_gradnorm_is_the_formula_and_its_target_carries_no_gradient(weights, nor
     w = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
     G, r = np.array(weights) * np.array(norms), np.array(progress) / np.mean(progress)
     target = G.mean() * r**alpha
-    value = gradnorm_loss(w, torch.tensor(norms).double(), torch.tensor(progress).double(), alpha)
+    value = gradnorm_loss(
+        w, torch.tensor(norms, dtype=torch.float64), torch.tensor(progress, dtype=torch.float64), alpha
+    )
     assert float(value) == pytest.approx(np.abs(G - target).sum(), rel=1e-5, abs=1e-9)
     value.backward()
     far = np.abs(G - target) > 1e-5 * np.abs(G)  # at the corner either sign is right
