@@ -55,10 +55,25 @@ class MultiTaskModel(nn.Module):
         "Logits (texts, outputs) of the task."
         if task not in self.heads:
             raise ValueError(f"the model has no head {task!r}; its heads are {', '.join(self.heads)}")
+        head = self.heads[task]
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        hidden = hidden.to(head.weight.dtype)
         real = attention_mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * real).sum(1) / real.sum(1)
-        return SequenceClassifierOutput(logits=self.heads[task](self.dropout(mean)))
+        return SequenceClassifierOutput(logits=head(self.dropout(mean)))
+
+    @property
+    def base_model(self) -> Any:
+        return self.encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    @property
+    def dummy_inputs(self) -> dict[str, Any]:
+        "What the model can be tried with: made-up texts for the first of its tasks."
+        ids = self.encoder.dummy_inputs["input_ids"]
+        return {"task": next(iter(self.heads)), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def regression_loss(

@@ -35,10 +35,14 @@ def body_weights(model: "PreTrainedModel") -> "dict[str, Tensor]":
     return {key: tensor for key, tensor in model.state_dict().items() if key.partition(".")[0] not in heads}
 
 
+def unfilled(info: dict[str, Any]) -> set[str]:
+    "The names of the weights that are random, because the checkpoint lacks them or has them in another shape."
+    return {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+
+
 def lacks_head(model: "PreTrainedModel", info: dict[str, Any]) -> bool:
     "Whether the checkpoint left something of the head random, below which a pooler may be."
-    unfilled = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    return any(key.partition(".")[0] in head_modules(model) for key in unfilled)
+    return any(key.partition(".")[0] in head_modules(model) for key in unfilled(info))
 
 
 def check_filled(

@@ -18,7 +18,9 @@ from finetune_lessons.lab.models.checkpoints import (
     has_prefixes,
     is_classifier,
     lacks_head,
+    unfilled,
 )
+from finetune_lessons.lab.models.new_modules import note_made_anew
 from finetune_lessons.lab.models.padding import align_padding
 
 if TYPE_CHECKING:
@@ -119,9 +121,12 @@ def _load(
             model, info = _filled(from_pretrained, _source(name), config, seed, key_mapping=PREFIXES)
             vars(model).pop("_weight_conversions", None)  # they would bring the prefixes back when it is saved
     check_filled(name, model, info, new_head)
+    new = unfilled(info)
     if new_head and (is_classifier(config) or not lacks_head(model, info)):
         with quiet():
-            model, _ = _filled(type(model).from_pretrained, None, config, seed, state_dict=body_weights(model))
+            model, info = _filled(type(model).from_pretrained, None, config, seed, state_dict=body_weights(model))
+            new |= unfilled(info)
+    note_made_anew(model, new)
     align_padding(model, tokenizer)
     return model, tokenizer
 
