@@ -9,8 +9,7 @@ __all__ = ['KEY_LAYERS', 'AttentionWrapper', 'extend_mask', 'wrapped_attention',
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c014
 import sys
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,31 +17,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from .lab.models.attentions import SERVES, WRAPPED, call, changed, check_every_layer
+from .lab.models.attentions import enter, leave, on_duty
+from .lab.models.modes import mode
+from .lab.models.probing import dummy_inputs
 from .model_surgery import Wrapper, disable, inject, modules_by_path
 from .model_surgery import pretrained, remember, replace, wrappers
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c015
-_WRAPPED = f"wrapped by {__name__}"  # the name of our attention function
-_calls = threading.local()  # the wrappers around the attention that is being computed, outermost first
-
-
 class AttentionWrapper(Wrapper):
     "Around an attention module: is shown queries, keys and values of every call, and may return other keys and values."
 
+    extra_keys = 0  # that it puts in front
+
+    def __init__(self, base: Any):
+        super().__init__(base)
+        enter(pretrained(base))  # which has a view of the model's configuration from now on
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        inner = self.base
+        while isinstance(inner, Wrapper) and not inner.enabled:
+            inner = inner.base
         if not self.enabled:
-            return self.base(*args, **kwargs)
-        config, before = self.config, self.config._attn_implementation
-        _calls.stack = [*getattr(_calls, "stack", []), (self, before)]
-        config._attn_implementation = _WRAPPED
-        try:
-            return self.base(*args, **kwargs)
-        finally:
-            config._attn_implementation = before
-            _calls.stack = _calls.stack[:-1]
+            return inner(*args, **kwargs)
+        with on_duty(self, attention := pretrained(inner)):
+            if isinstance(inner, AttentionWrapper):
+                return inner(*args, **kwargs)
+            return call(inner, attention, *args, **kwargs)
 
     def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
+
+    def removed(self) -> None:
+        leave(pretrained(self))
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c016
 def extend_mask(
@@ -59,7 +66,7 @@ def extend_mask(
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c017
 def wrapped_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,  # (batch, heads, tokens, width)
     key: Tensor,  # (batch, key heads, tokens seen, width)
     value: Tensor,
@@ -68,9 +75,10 @@ def wrapped_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     "The model's own attention, over the keys and values that the wrappers around it make of the model's."
-    keys, implementation = key.shape[2], _calls.stack[0][1]
-    for wrapper, _ in reversed(_calls.stack):
-        key, value = wrapper.keys_and_values(query, key, value)
+    if {"indices", "block_indices"} & kwargs.keys():
+        raise ValueError(f"{type(module).__name__} picks keys by their numbers, which a prefix would shift: {SERVES}")
+    keys = key.shape[2]
+    key, value = changed(module, query, key, value)
     if n := key.shape[2] - keys:
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
@@ -79,74 +87,118 @@ def wrapped_attention(
     if position_bias is not None:
         kwargs["position_bias"] = position_bias
     eager = sys.modules[type(module).__module__].eager_attention_forward  # each model has its own
-    attention = AttentionInterface().get_interface(implementation, eager)
+    attention = AttentionInterface().get_interface(module.config.real._attn_implementation, eager)
     return attention(module, query, key, value, attention_mask, **kwargs)
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c018
-AttentionInterface.register(_WRAPPED, wrapped_attention)
+AttentionInterface.register(WRAPPED, wrapped_attention)
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c020
 class PrefixAttention(AttentionWrapper):
     "An attention whose queries also see n trained keys and values, before all others (arXiv:2101.00190)."
 
-    def __init__(self, base: nn.Module, shape: tuple[int, int, int], trunk: "Trunk | None" = None):
+    def __init__(
+        self,
+        base: nn.Module,
+        shape: tuple[int, int, int],  # key heads, virtual tokens, width of a head
+        trunk: "Trunk | None" = None,  # that several share
+        owner: bool = True,  # whether the trunk is a part of this one
+    ):
         super().__init__(base)
-        self.shape, self.trunk = shape, trunk  # shape: key heads, virtual tokens, width of a head
+        self.shape, self.extra_keys = shape, shape[1]
+        self.shared = (trunk,)  # a tuple hides it from `parameters()`
         if trunk is None:
             self.table = nn.Parameter(torch.randn(2, *shape))
         else:
             self.branch = nn.Linear(trunk.mix.out_features, 2 * shape[0] * shape[2])
+            self.trunk = trunk if owner else None
 
     def prefix(self) -> Tensor:
         "(2, key heads, virtual tokens, width of a head): keys and values."
-        if self.trunk is None:
+        (trunk,) = self.shared
+        if trunk is None:
             return self.table
         heads, n, width = self.shape
-        return self.branch(self.trunk()).view(n, 2, heads, width).permute(1, 2, 0, 3)
+        return self.branch(trunk()).view(n, 2, heads, width).permute(1, 2, 0, 3)
 
     def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         prefix = self.prefix().to(key.dtype).unsqueeze(1).expand(-1, len(key), -1, -1, -1)
         return torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c022
-KEY_LAYERS = {"key", "k_lin", "k_proj", "k", "c_attn", "Wqkv"}
+KEY_LAYERS = {"key", "k_lin", "k_proj", "k", "c_attn", "Wqkv", "query_key_value", "qkv_proj", "qkv"}
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     "The modules of the pretrained model that compute attention, by path; a ValueError where none has a known name."
     found = {p: m for p, m in modules_by_path(model) if KEY_LAYERS & {name for name, _ in m.named_children()}}
     if not found:
-        names = ", ".join(sorted(KEY_LAYERS))
-        raise ValueError(f"found no attention in {type(model).__name__}: none of its modules has a {names}")
+        raise ValueError(f"found no attention in {type(model).__name__} that a prefix could get into. {SERVES}")
     return found
 
 
 class Recorder(AttentionWrapper):
     "Keeps the keys and values that it is shown."
 
+    called, recorded = False, None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.called = True
+        return super().forward(*args, **kwargs)
+
     def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        self.recorded = torch.stack([key, value])
+        self.recorded = key, value
         return key, value
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c023
 @torch.no_grad()
 def record_keys_and_values(
     model: Any,
-    input_ids: Tensor,  # (texts, tokens), without padding; an encoder-decoder gets them on both sides
+    inputs: Tensor | Mapping[str, Any],  # word ids (texts, tokens) without padding; or what the model reads, by name
+    attentions: Iterable[str] | None = None,  # their paths; None: all
 ) -> dict[nn.Module, Tensor]:
-    "(2, texts, key heads, tokens, width of a head) for each attention module: the keys and values of these texts."
-    recorders = {module: Recorder(module) for module in attention_modules(model).values()}
-    inputs = {"input_ids": input_ids.to(next(model.parameters()).device)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = inputs["input_ids"]
-    training = model.training
-    replace(model, recorders)
+    """(2, texts, key heads, tokens, width of a head) for each attention module: the keys and values of these texts.
+
+    An encoder-decoder gets the texts on both sides. Raises ValueError for attention that cannot be reached.
+    """
+    found = attention_modules(model)
+    recorders = {path: Recorder(found[path]) for path in (found if attentions is None else attentions)}
+    replace(model, {recorder.base: recorder for recorder in recorders.values()})
     try:
-        model.base_model.eval()(**inputs)
+        with mode(model, False):
+            _read(model, inputs)
     finally:
-        replace(model, {recorder: module for module, recorder in recorders.items()})
-        model.train(training)
-    return {module: recorder.recorded for module, recorder in recorders.items()}
+        replace(model, {recorder: recorder.base for recorder in recorders.values()})
+        for recorder in recorders.values():
+            recorder.removed()
+    return {recorder.base: _stacked(model, path, recorder) for path, recorder in recorders.items()}
+
+# %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c023a
+def _read(model: Any, inputs: Tensor | Mapping[str, Any]) -> None:
+    "Run the model on what it reads; given word ids alone, its body."
+    if isinstance(inputs, Mapping):
+        model(**inputs)
+        return
+    body = getattr(model, "base_model", model)
+    if "input_ids" not in (given := dummy_inputs(body)):
+        raise ValueError(f"{type(model).__name__} reads {', '.join(given)}: there is no text whose keys it could have")
+    ids = inputs.to(next(model.parameters()).device)
+    given |= {name: ids for name in given if name.endswith("input_ids")}
+    body(**given | {name: torch.ones_like(ids) for name in given if name.endswith("attention_mask")})
+
+
+def _stacked(model: nn.Module, path: str, recorder: Recorder) -> Tensor:
+    where = f"{path} of {type(model).__name__}"
+    if not recorder.called:
+        raise ValueError(f"{where} is never called, so that a prefix would do nothing there: name it in exclude=")
+    if recorder.recorded is None:
+        raise ValueError(f"{where}: a prefix cannot get into {type(recorder.base).__name__}. {SERVES}")
+    key, value = recorder.recorded
+    if key.shape != value.shape:
+        widths = f"keys are {key.shape[-1]} wide, values {value.shape[-1]}"
+        raise ValueError(f"{where}: its {widths}, and a prefix is one table of both. {SERVES}")
+    return torch.stack([key, value])
+
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c026
 @remember
@@ -158,19 +210,31 @@ def add_prefix(
     name: str = "prefix",
     seed: int = 0,
 ) -> nn.Module:
-    "Put a prefix before the keys and values of every attention, freeze the rest but for the head. Returns the model."
-    if num_virtual_tokens < 1:
-        raise ValueError(f"num_virtual_tokens must be at least 1; given: {num_virtual_tokens}")
-    recorded = record_keys_and_values(model, torch.tensor([[1, 2]]))
+    """Put a prefix before the keys and values of every attention, freeze the rest but for the head. Returns the model.
+
+    In a hybrid model the layers without attention get none. Raises ValueError for attention that a prefix cannot get
+    into; the model is then as it was.
+    """
+    n, inner = _whole(num_virtual_tokens, "num_virtual_tokens"), _whole(reparametrization or 1, "reparametrization")
+    targets = attention_modules(model)
+    check_every_layer(model, targets)
+    recorded = record_keys_and_values(model, dummy_inputs(model), targets)
 
     def wrap(attention: nn.Module) -> PrefixAttention:
         _, _, heads, _, width = recorded[pretrained(attention)].shape
-        return PrefixAttention(attention, (heads, num_virtual_tokens, width), trunk)
+        return PrefixAttention(attention, (heads, n, width), trunk, owner=pretrained(attention) is last)
 
+    *_, last = recorded
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trunk = Trunk(num_virtual_tokens, reparametrization) if reparametrization else None
-        return inject(model, wrap, attention_modules(model), modules_to_save, name)
+        trunk = Trunk(n, inner) if reparametrization else None
+        return inject(model, wrap, targets, modules_to_save, name)
+
+
+def _whole(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{what} must be at least 1, a whole number; given: {value!r}")
+    return int(value)
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c027
 def prefixes(model: nn.Module, name: str = "prefix") -> dict[str, PrefixAttention]:
@@ -184,16 +248,22 @@ def init_prefix(
     input_ids: Tensor,  # (1, tokens), at least as many as there are virtual tokens
     name: str = "prefix",
 ) -> nn.Module:
-    "Start the prefix from the keys and values that a real text has in the pretrained model. Returns the model."
+    """Start the prefix from the keys and values that a real text has in the pretrained model. Returns the model.
+
+    Raises ValueError for a text that is too short, or more than one, and for a prefix that a network makes.
+    """
+    found = prefixes(model, name)
+    n = max(wrapper.extra_keys for wrapper in found.values())
+    if any(wrapper.shared[0] for wrapper in found.values()) or input_ids.shape[-1] < n:
+        raise ValueError(
+            f"a prefix of {n} needs a text of at least {n} tokens, and no reparametrization; "
+            f"given: {input_ids.shape[-1]} tokens"
+        )
+    if input_ids.ndim != 2 or len(input_ids) != 1:
+        raise ValueError(f"a prefix starts from one text, ids (1, tokens); given: {tuple(input_ids.shape)}")
     with disable(model):
-        recorded = record_keys_and_values(model, input_ids)
-    for wrapper in prefixes(model, name).values():
-        n = wrapper.shape[1]
-        if wrapper.trunk is not None or input_ids.shape[1] < n:
-            raise ValueError(
-                f"a prefix of {n} needs a text of at least {n} tokens, and no reparametrization; "
-                f"given: {input_ids.shape[1]} tokens"
-            )
+        recorded = record_keys_and_values(model, input_ids, found)
+    for wrapper in found.values():
         wrapper.table.copy_(recorded[pretrained(wrapper)][:, 0, :, :n])
     return model
 
@@ -216,11 +286,10 @@ def drop_reparametrization(
     name: str = "prefix",
 ) -> nn.Module:
     "Keep the keys and values that the network makes, and forget the network. Returns the model."
-    for wrapper in prefixes(model, name).values():
-        if wrapper.trunk is not None:
-            wrapper.table = nn.Parameter(wrapper.prefix().clone())
-            wrapper.trunk = None
-            del wrapper.branch
+    found = [wrapper for wrapper in prefixes(model, name).values() if wrapper.shared[0] is not None]
+    for wrapper, table in [(wrapper, wrapper.prefix().clone()) for wrapper in found]:
+        wrapper.table, wrapper.shared, wrapper.trunk = nn.Parameter(table), (None,), None
+        del wrapper.branch
     for added in wrappers(model, name):
         added.recipe = {**added.recipe, "arguments": {**added.recipe["arguments"], "reparametrization": None}}
     return model

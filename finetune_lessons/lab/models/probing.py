@@ -68,8 +68,8 @@ def _ids(model: Any) -> Tensor:
     size = min(config.vocab_size, len(special) + _TOKENS + 1)
     words = [i for i in range(1, size) if i not in special] or [0]
     row = [words[i % len(words)] for i in range(_TOKENS)]
-    end = config.eos_token_id if isinstance(config.eos_token_id, int) else None
-    row[-1] = end if end is not None and 0 <= end < config.vocab_size else row[-1]
+    end = getattr(config, "eos_token_id", None)
+    row[-1] = end if isinstance(end, int) and 0 <= end < config.vocab_size else row[-1]
     ids = torch.tensor([row] * _TEXTS)
     return ids.unsqueeze(1) if type(model).__name__.endswith("MultipleChoice") else ids
 
