@@ -6,7 +6,6 @@
 __all__ = ['Verbalizer', 'VirtualTokens', 'SoftPrompt', 'add_prompt', 'soft_prompt', 'init_prompt', 'nearest_words']
 
 # %% ../nbs/2_parameter_efficient/24_prompt_tuning.ipynb #c005
-import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .lab.models.inputs import most_tokens
+from .lab.models import prompted
+from .lab.models.inputs import accepted
+from .lab.models.prompted_inputs import longer
 from .lab.training.tasks import IGNORE_INDEX
 from .model_surgery import Wrapper, inject, modules_by_path, remember, wrappers
 
@@ -48,21 +49,24 @@ class Verbalizer(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> SequenceClassifierOutput:
         "Logits (texts, classes)."
-        rows = torch.arange(len(input_ids))
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         if self.mask_token_id is None:
             seen = attention_mask.cumsum(1)
-            places, place = (seen.argmax(1) - seen.shape[1]).unique(return_inverse=True)  # counted from the end
-            positions = (seen - 1).clamp(min=0)  # whichever side the padding is on
-            logits = self.model(**inputs, position_ids=positions, logits_to_keep=places).logits
+            last = seen.argmax(1) - seen.shape[1]  # counted from the end
+            positions = (seen - 1).clamp(min=0) + prompted.first_position(self.model)  # whichever side is padded
+            places, place = last.unique(return_inverse=True)
+            inputs |= accepted(self.model, {"position_ids": positions, "logits_to_keep": places})
+            place = place if "logits_to_keep" in inputs else last
         else:
             place = (input_ids == self.mask_token_id).int().argmax(1)
-            logits = self.model(**inputs).logits
-        return SequenceClassifierOutput(logits=logits[rows, place][:, self.word_ids])
+        logits = self.model(**inputs).logits[torch.arange(len(input_ids)), place]
+        return SequenceClassifierOutput(logits=logits[:, self.word_ids])
 
 # %% ../nbs/2_parameter_efficient/24_prompt_tuning.ipynb #c014
 class VirtualTokens(Wrapper):
     "An embedding with n more words, numbered from V on after a vocabulary of V; only they are trained."
+
+    first_position = 0
 
     def __init__(
         self,
@@ -71,30 +75,24 @@ class VirtualTokens(Wrapper):
     ):
         super().__init__(base)
         self.num_virtual_tokens = num_virtual_tokens
-        self.vectors = nn.Parameter(torch.randn(num_virtual_tokens, base.embedding_dim) * base.weight.std().item())
+        deviation, width, kind = prompted.embedded(base)
+        self.vectors = nn.Parameter((torch.randn(num_virtual_tokens, width) * deviation).to(kind))
 
     def forward(self, ids: Tensor) -> Tensor:
-        if not self.enabled or ids[0, 0] < self.num_embeddings:  # new words stand in front, or nowhere
+        if not self.enabled:
             return self.base(ids)
-        known = self.base(ids[:, self.num_virtual_tokens :])
-        learnt = self.vectors.to(known.dtype).expand(len(ids), -1, -1)
-        return torch.cat([learnt, known], dim=1)
+        new = ids >= self.num_embeddings
+        known = self.base(ids.masked_fill(new, 0))
+        learnt = F.embedding((ids - self.num_embeddings).clamp(min=0), self.vectors).to(known.dtype)
+        return torch.where(new.unsqueeze(-1), learnt, known)
 
     def prepend(self, inputs: dict[str, Any], started: bool = False) -> dict[str, Any]:
         "The inputs with the new words in front; once a generation has started they are in its cache already."
         words = torch.arange(self.num_virtual_tokens) + self.num_embeddings
-        front = {"attention_mask": torch.ones_like(words)}
-        if not started:
-            front |= {"input_ids": words, "token_type_ids": torch.zeros_like(words)}
-            front |= {"position_ids": words - self.num_embeddings, "labels": torch.full_like(words, IGNORE_INDEX)}
-        given = {name: x for name, x in inputs.items() if isinstance(x, Tensor)}
-        if "position_ids" in given:
-            given["position_ids"] = given["position_ids"] + len(words)
-        for name in given.keys() & front.keys():
-            if given[name].ndim == 2:  # the labels of a classifier are not
-                new = front[name].to(given[name]).expand(len(given[name]), -1)
-                given[name] = torch.cat([new, given[name]], dim=1)
-        return inputs | given
+        positions = words - self.num_embeddings + self.first_position
+        front = {"input_ids": words, "attention_mask": torch.ones_like(words), "position_ids": positions}
+        front |= {"token_type_ids": torch.zeros_like(words), "labels": torch.full_like(words, IGNORE_INDEX)}
+        return longer(inputs, front, started)
 
 # %% ../nbs/2_parameter_efficient/24_prompt_tuning.ipynb #c018
 class SoftPrompt(VirtualTokens):
@@ -102,45 +100,39 @@ class SoftPrompt(VirtualTokens):
 
     hooks: Sequence[Any] = ()
 
-    def listen(self, model: Any) -> None:
-        reader, self.limit = _reader_of(model), most_tokens(model) + self.num_virtual_tokens
-        hooks = [reader.register_forward_pre_hook(self._before_reading, with_kwargs=True)]
-        if reader is not model:
-            hooks.append(model.get_decoder().register_forward_pre_hook(self._before_decoding, with_kwargs=True))
-        elif model.get_output_embeddings() is not None:
-            hooks.append(model.register_forward_hook(self._after_reading, with_kwargs=True))
-        self.hooks = hooks
+    def added(self, model: nn.Module) -> None:
+        self.removed()
+        host = prompted.text_model(model)
+        reader, self.first_position = prompted.reader_of(host), prompted.first_position(host)
+        self.around = prompted.Surroundings.of(host, self.num_virtual_tokens)
+        before: list = [(reader, self._before_reading)]
+        after: list = [(reader, self._after_reading)]
+        if apart := reader is not host:
+            before += [(host, self._before_looking), (host.get_decoder(), self._before_looking)]
+            after += [(host, self._after_looking)]
+        self.apart = apart
+        self.hooks = [part.register_forward_pre_hook(hook, with_kwargs=True) for part, hook in before]
+        self.hooks += [part.register_forward_hook(hook, with_kwargs=True) for part, hook in after]
 
     def removed(self) -> None:
         for hook in self.hooks:
             hook.remove()
+        self.hooks = ()
 
-    def _before_reading(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+    def _before_reading(self, reader: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        inputs, started = self.around.before(reader, args, kwargs, self.enabled)
+        return ((), self.around.inside(self.prepend(inputs, started))) if self.enabled else None
+
+    def _after_reading(self, reader: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self.enabled:
             return None
-        inputs = kwargs | dict(zip(inspect.signature(model.forward).parameters, args, strict=False))
-        ids, past = inputs.get("input_ids"), inputs.get("past_key_values")
-        if ids is None:
-            raise ValueError("a soft prompt goes before input_ids; given: " + ", ".join(inputs))
-        if (length := ids.shape[1] + self.num_virtual_tokens) > self.limit:
-            raise ValueError(f"{length} tokens with the soft prompt; the model takes {self.limit}")
-        return (), self.prepend(inputs, started=past is not None and past.get_seq_length() > 0)
+        return self.around.after(reader, kwargs, output, kwargs["input_ids"] < self.num_embeddings, self.apart)
 
-    def _before_decoding(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-        mask = kwargs.get("encoder_attention_mask")
-        if not self.enabled or mask is None:
-            return None
-        return args, kwargs | {"encoder_attention_mask": F.pad(mask, (self.num_virtual_tokens, 0), value=1)}
+    def _before_looking(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        return ((), self.around.looking(decoder, args, kwargs)) if self.enabled else None
 
-    def _after_reading(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        if self.enabled and output.logits.shape[1] == kwargs["input_ids"].shape[1] > self.num_virtual_tokens:
-            output.logits = output.logits[:, self.num_virtual_tokens :]
-        return output
-
-
-def _reader_of(model: Any) -> Any:
-    "The part of the model that the texts go into: the encoder, where there is one beside a decoder."
-    return model.get_encoder() if model.config.is_encoder_decoder else model
+    def _after_looking(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        return self.around.after_looking(kwargs, output) if self.enabled else None
 
 # %% ../nbs/2_parameter_efficient/24_prompt_tuning.ipynb #c020
 @remember
@@ -153,18 +145,18 @@ def add_prompt(
 ) -> nn.Module:
     """Put a soft prompt before every text, freeze the rest but for the head, and return the model.
 
-    Lester et al. 2021, arXiv:2104.08691. Raises ValueError for a model that has a soft prompt already.
+    Lester et al. 2021, arXiv:2104.08691. Raises ValueError for a model that has a soft prompt already, and
+    for one that reads no texts.
     """
-    if num_virtual_tokens < 1:
-        raise ValueError(f"num_virtual_tokens must be at least 1; given: {num_virtual_tokens}")
+    n = prompted.whole_number(num_virtual_tokens)
     if any(isinstance(wrapper, SoftPrompt) for wrapper in wrappers(model)):
         raise ValueError("the model has a soft prompt already: eject it first")
-    embedding = _reader_of(model).get_input_embeddings()
+    embedding = prompted.embedding_of(prompted.text_model(model))
     path = next(path for path, module in modules_by_path(model) if module is embedding)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject(model, lambda words: SoftPrompt(words, num_virtual_tokens), [path], modules_to_save, name)
-    soft_prompt(model).listen(model)
+        inject(model, lambda words: SoftPrompt(words, n), [path], modules_to_save, name)
+    soft_prompt(model).added(model)
     return model
 
 
@@ -183,10 +175,12 @@ def init_prompt(
     model: nn.Module,  # with a soft prompt
     input_ids: Sequence[int],  # of real words; repeated until the prompt is full
 ) -> nn.Module:
-    "Start the soft prompt from the embeddings of real words. Returns the model."
+    "Start the soft prompt from what the model embeds real words as. Returns the model."
     prompt = soft_prompt(model)
-    ids = [input_ids[i % len(input_ids)] for i in range(prompt.num_virtual_tokens)]
-    prompt.vectors.copy_(prompt.weight[ids])
+    if not len(input_ids):
+        raise ValueError("a soft prompt starts from one word at least; input_ids are empty")
+    ids = [int(input_ids[i % len(input_ids)]) for i in range(prompt.num_virtual_tokens)]
+    prompt.vectors.copy_(prompt.base(torch.tensor([ids], device=prompt.vectors.device))[0])
     return model
 
 # %% ../nbs/2_parameter_efficient/24_prompt_tuning.ipynb #c037
@@ -200,6 +194,7 @@ def nearest_words(
     import pandas as pd
 
     prompt = soft_prompt(model)
-    cosine, ids = (F.normalize(prompt.vectors, dim=-1) @ F.normalize(prompt.weight.float(), dim=-1).T).topk(k)
-    words = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
-    return pd.DataFrame(words, columns=range(1, k + 1)).assign(cosine=cosine[:, 0].tolist())
+    words = prompt.base(torch.arange(prompt.num_embeddings, device=prompt.vectors.device)).to(prompt.vectors)
+    cosine, ids = (F.normalize(prompt.vectors, dim=-1) @ F.normalize(words, dim=-1).T).topk(k)
+    nearest = [[tokenizer.decode([i]) for i in row] for row in ids.tolist()]
+    return pd.DataFrame(nearest, columns=range(1, k + 1)).assign(cosine=cosine[:, 0].tolist())
