@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KEY_LAYERS', 'AttentionWrapper', 'extend_mask', 'wrapped_attention', 'PrefixAttention', 'attention_modules',
-           'Recorder', 'record_keys_and_values', 'add_prefix', 'prefixes', 'init_prefix', 'Trunk',
-           'drop_reparametrization']
+           'Recorder', 'record_keys_and_values', 'add_prefix', 'prefixes', 'init_prefix', 'prefix_to_peft',
+           'prefix_from_peft', 'Trunk', 'drop_reparametrization']
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c014
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from transformers import AttentionInterface
 from .lab.models.attentions import SERVES, WRAPPED, call, changed, check_every_layer
 from .lab.models.attentions import enter, leave, on_duty
 from .lab.models.modes import mode
+from .lab.models.peft_prefix import NO_TURN, Turn, check_comparable, check_shapes, checked_turns
+from .lab.models.peft_prefix import measured_turn, position_inputs, read_prefix, write_prefix
 from .lab.models.probing import dummy_inputs
-from .model_surgery import Wrapper, disable, inject, modules_by_path
-from .model_surgery import pretrained, remember, replace, wrappers
+from .model_surgery import TrainedCopy, Wrapper, disable, fill, inject, modules_by_path
+from .model_surgery import pretrained, remember, replace, undone_on_error, wrappers
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c015
 class AttentionWrapper(Wrapper):
@@ -265,6 +268,66 @@ def init_prefix(
         recorded = record_keys_and_values(model, input_ids, found)
     for wrapper in found.values():
         wrapper.table.copy_(recorded[pretrained(wrapper)][:, 0, :, :n])
+    return model
+
+# %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c033c
+def _around(found: Mapping[str, PrefixAttention]) -> dict[str, nn.Module]:
+    return {path: pretrained(wrapper) for path, wrapper in found.items()}
+
+
+def _trained_heads(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    return {path: head.copy for head, path in wrappers(model, name).items() if isinstance(head, TrainedCopy)}
+
+
+def _turns(model: nn.Module, found: Mapping[str, PrefixAttention]) -> list[Turn]:
+    "What n positions do to the keys of each attention."
+    n = next(iter(found.values())).extra_keys
+    with disable(model):
+        recorded = [record_keys_and_values(model, inputs, found) for inputs in position_inputs(model, n)]
+    if not recorded:
+        return [NO_TURN for _ in found]
+    before, after = recorded
+    turns = {path: measured_turn(before[module][0], after[module][0]) for path, module in _around(found).items()}
+    return checked_turns(model, turns)
+
+
+# %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c033b
+def prefix_to_peft(
+    model: Any,  # a decoder with a prefix, in fp32
+    folder: str | Path,
+    name: str = "prefix",
+) -> None:
+    """Write the prefix as the library peft does: `PeftModel.from_pretrained(pretrained_model, folder)` loads it.
+
+    Of a reparametrised one the keys and values are written. Raises ValueError where peft's logits would be others.
+    """
+    found, heads = prefixes(model, name), _trained_heads(model, name)
+    check_comparable(model, _around(found), heads)
+    turns, tables = _turns(model, found), [wrapper.prefix().detach().cpu() for wrapper in found.values()]
+    turned = [torch.stack([turn(keys), values.double()]) for turn, (keys, values) in zip(turns, tables, strict=True)]
+    named = {f"{path}.{key}": p.detach() for path, head in heads.items() for key, p in head.named_parameters()}
+    write_prefix(folder, model, turned, named)
+
+
+def prefix_from_peft(
+    model: nn.Module,  # as peft was given it, in fp32
+    folder: str | Path,  # that peft wrote
+    name: str = "prefix",
+) -> nn.Module:
+    """Add a prefix that the library peft trained. Returns the model.
+
+    Raises ValueError for files that do not fit, and where the logits would not be peft's; the model is then as it was.
+    """
+    tables, trained = read_prefix(folder)
+    whole = sorted({key.rpartition(".")[0] for key in trained})
+    with undone_on_error(model, folder):
+        add_prefix(model, tables.shape[-2], modules_to_save=whole, name=name)
+        found, heads = prefixes(model, name), _trained_heads(model, name)
+        check_comparable(model, _around(found), heads)
+        check_shapes(tables, [wrapper.table for wrapper in found.values()])
+        for wrapper, turn, (keys, values) in zip(found.values(), _turns(model, found), tables, strict=True):
+            wrapper.table.data.copy_(torch.stack([turn(keys, -1), values.double()]))
+        fill({f"{path}.{key}": p for path, head in heads.items() for key, p in head.named_parameters()}, trained)
     return model
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c049
