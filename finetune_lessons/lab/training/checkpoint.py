@@ -1,6 +1,5 @@
 """A run to a file and back: what was trained, the optimizer's state, the random state, the history."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import torch
 
 from finetune_lessons.lab.training import random_state
+from finetune_lessons.lab.training.optimizer_state import kind_of, load_optimizer, optimizer_state
 from finetune_lessons.lab.training.run_files import FORMAT, checksum, read_tensors, shape_of, write_whole
 from finetune_lessons.lab.training.steps import Step
 from finetune_lessons.lab.training.trained import detached, fingerprints, parameters_by_name, trained_tensors
 
 Run = Any  # the module `run` imports this one
-LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
 def save_run(run: Run, path: Path) -> None:
@@ -21,7 +20,7 @@ def save_run(run: Run, path: Path) -> None:
     random_states = run.processes.gathered(random_state.to_json(run.random_state.state))
     if not run.is_main_process:
         return
-    optimizer_tensors, optimizer_numbers = _optimizer_state(run.optimizer)
+    optimizer_tensors, optimizer_numbers = optimizer_state(run.optimizer)
     trained, best = trained_tensors(run.learner, run.trained), run.best
     tensors = detached(trained, "model.") | optimizer_tensors
     if best and best.value is not None:
@@ -62,8 +61,8 @@ def load_run(run: Run, path: Path, header: dict[str, Any]) -> None:
 
 
 def _load_state(run: Run, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    _load_optimizer(run.optimizer, tensors, header["optimizer"])
-    if _kind(header["scaler"]) != _kind(run.scaler.state_dict()):
+    load_optimizer(run.optimizer, tensors, header["optimizer"])
+    if kind_of(header["scaler"]) != kind_of(run.scaler.state_dict()):
         raise ValueError("the state of its loss scaler is not one")
     if header["scaler"]:
         run.scaler.load_state_dict(header["scaler"])
@@ -88,17 +87,6 @@ def _step(saved: dict[str, Any]) -> Step:
     return step
 
 
-def _kind(value: Any) -> Any:
-    "What a value that JSON can hold has in common with those that can stand for it."
-    if isinstance(value, dict):
-        return {key: _kind(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_kind(inner) for inner in value]
-    if isinstance(value, bool | None):
-        return "switch"
-    return math.isfinite(value) if isinstance(value, int | float) else type(value)
-
-
 def _check_same(run: Run, path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     trained = set(header["trained"])
     shapes = {f"model.{name}": shape_of(tensor) for name, tensor in trained_tensors(run.learner, trained).items()}
@@ -114,41 +102,3 @@ def _check_same(run: Run, path: Path, header: dict[str, Any], tensors: dict[str,
         raise ValueError(f"{path} was made {'with a' if cached else 'without'} cache: resume it so (cache=)")
     if len(header["random"]) != run.processes.count:
         raise ValueError(f"{path} was saved by {len(header['random'])} processes: resume it with as many")
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    state = optimizer.state_dict()
-    named = {f"optimizer.{i}.{key}": value for i, entries in state["state"].items() for key, value in entries.items()}
-    tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, torch.Tensor)}
-    numbers = {name: value for name, value in named.items() if name not in tensors}
-    return tensors, {"class": type(optimizer).__name__, "groups": state["param_groups"], "numbers": numbers}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], saved: dict[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in (tensors | saved["numbers"]).items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in saved["groups"]] != [group["params"] for group in groups]:
-        raise ValueError("its optimizer has other parameter groups")
-    if _kind(saved["groups"]) != _kind(groups):
-        raise ValueError("its optimizer has other settings")
-    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    for index, entries in state.items():
-        _check_entries(type(optimizer), parameters[index], entries)
-    optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
-
-
-def _check_entries(kind: type, parameter: torch.Tensor, entries: dict[str, Any]) -> None:
-    "torch would read and write beyond tensors that are too short."
-    shapes = {key: parameter.shape for key in LIKE_THE_PARAMETER} | {"step": torch.Size()}
-    for key in entries.keys() & shapes.keys():
-        if entries[key] is not None and torch.as_tensor(entries[key]).shape != shapes[key]:
-            raise ValueError(f"the optimizer's {key} has another shape than its parameter")
-    tensors = {key for key, value in entries.items() if isinstance(value, torch.Tensor)}
-    if kind is torch.optim.AdamW and (lacking := {"step", "exp_avg", "exp_avg_sq"} - tensors):
-        raise ValueError(f"the optimizer lacks {', '.join(sorted(lacking))}")
-
-
