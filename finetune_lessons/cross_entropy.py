@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .lab.models.causality import check_decoder
 from .lab.training.batches import model_inputs
 from .lab.training.tasks import IGNORE_INDEX, labelled
 
@@ -107,7 +108,9 @@ def language_model_loss(
     '''Mean cross-entropy of the next token, over all labels that are not -100; a loss for `Run`.
 
     Without labels every token but padding counts. A label stands where its token stands; the shift happens here.
+    Raises ValueError for a model that is no decoder.
     '''
+    check_decoder(model)
     logits = model(**model_inputs(batch)).logits.float()
     return cross_entropy(logits[:, :-1], next_token_labels(batch))
 

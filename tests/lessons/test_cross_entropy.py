@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from transformers import BartForCausalLM
 
 from finetune_lessons.cross_entropy import (
     binary_cross_entropy,
@@ -129,6 +130,24 @@ def test_labels_of_texts_are_no_labels_of_tokens():
     batch = next(train_batches(tiny.tiny_data(8)["train"], tiny.tiny_tokenizer(), batch_size=8))
     with pytest.raises(ValueError, match=r"of shape \(8,\), are one a text.*remove_columns\('label'\)"):
         language_model_loss(tiny.tiny_model("gpt2", "causal_lm"), batch)
+
+
+@pytest.mark.parametrize(("arch", "kind", "why"), [
+    ("bart", "seq2seq", "BartForConditionalGeneration shifts its labels itself"),
+    ("t5", "seq2seq", "T5ForConditionalGeneration shifts its labels itself"),
+    ("bert", "masked_lm", "BertForMaskedLM sees the tokens that it is to name"),
+])  # fmt: skip
+@pytest.mark.parametrize("wrapped", [lambda model: model, lambda model: torch.compile(model, backend="eager")])
+def test_a_model_whose_labels_are_not_those_of_a_decoder_is_refused(arch, kind, why, wrapped):
+    model, data = wrapped(tiny.tiny_model(arch, kind)), tiny.tiny_language_data()
+    with pytest.raises(ValueError, match=f"language_model_loss is for decoders, .*{why}: .*labels=batch"):
+        next(tiny.tiny_run(model, data, loss=language_model_loss))
+
+
+def test_the_decoder_of_an_encoder_decoder_is_one():
+    config = tiny.tiny_model("bart", "seq2seq").config
+    run = tiny.tiny_run(BartForCausalLM(config), tiny.tiny_language_data(), loss=language_model_loss)
+    assert math.isfinite(next(run).loss)
 
 
 def test_a_label_that_is_no_class_is_named_with_its_row():

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finetune_lessons.lab.models.inputs import as_texts, batches_by_length, check_given, device_of
+from finetune_lessons.lab.models.inputs import most_tokens, unwrapped
 from finetune_lessons.lab.models.modes import mode
-from finetune_lessons.lab.models.inputs import as_texts, batches_by_length, most_tokens, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +27,7 @@ def generate(
     Raises ValueError for what is no text, for a prompt that leaves no room for the new tokens among the model's
     positions, and for a model that does not generate.
     """
+    check_given(model, tokenizer)
     model = unwrapped(model)
     if not getattr(model, "can_generate", bool)():
         raise ValueError(f"{type(model).__name__} does not generate: take load_causal_lm or load_seq2seq")
@@ -75,8 +77,8 @@ def _continued(ids: list[list[int]], model: Any, tokenizer: Any, settings: dict[
     padding = tokenizer.pad_token_id or tokenizer.eos_token_id or 0  # masked, so any token will do
     left = not model.config.is_encoder_decoder  # a decoder goes on at the right
     inputs = {
-        "input_ids": _padded(ids, padding, left).to(model.device),
-        "attention_mask": _padded([[1] * len(tokens) for tokens in ids], 0, left).to(model.device),
+        "input_ids": _padded(ids, padding, left).to(device_of(model)),
+        "attention_mask": _padded([[1] * len(tokens) for tokens in ids], 0, left).to(device_of(model)),
     }
     settings = {"pad_token_id": padding, **settings}
     ends = settings.get("eos_token_id", model.generation_config.eos_token_id)

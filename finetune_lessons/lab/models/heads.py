@@ -39,6 +39,11 @@ def is_causal(model: Any) -> bool:
     return hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder
 
 
+def problem_type_of(config: Any) -> str:
+    "What the outputs of a classifier are, in the words of transformers' configurations."
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
 def names_of(config: Any) -> tuple[str, ...]:
     "The names of the classes, if somebody has given them some."
     names = [str(name) for _, name in sorted(config.id2label.items())]

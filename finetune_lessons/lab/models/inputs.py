@@ -8,6 +8,23 @@ from typing import Any
 import torch
 
 
+def check_given(model: Any, tokenizer: Any) -> None:
+    "Raises ValueError for a model that is no module, and for a tokenizer that is none."
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model is a torch.nn.Module, such as load_encoder gives; given: {_shown(model)}")
+    if not hasattr(tokenizer, "pad_token_id"):
+        raise ValueError(
+            f"tokenizer is the one that belongs to the model, as load_encoder gives both; given: {_shown(tokenizer)}"
+        )
+    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    if not offloaded and (empty := [name for name, p in model.named_parameters() if p.is_meta]):
+        raise ValueError(f"{empty[0]} is one of {len(empty)} weights on the device meta, without numbers: load them")
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str | None) else type(value).__name__
+
+
 def as_texts(texts: "str | Iterable[str]", what: str) -> list[str]:
     "A list of texts, of one or several. Raises ValueError, naming the argument, for anything else."
     if isinstance(texts, Mapping) or hasattr(texts, "column_names") or hasattr(texts, "columns"):
@@ -37,8 +54,13 @@ def most_tokens(model: torch.nn.Module) -> float:
 def accepted(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "Those inputs that the model has an argument for, on its device."
     names = inspect.signature(model.forward).parameters
-    device = next(model.parameters()).device
+    device = device_of(model)
     return {name: tensor.to(device) for name, tensor in inputs.items() if name in names}
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    "Where its inputs go; where accelerate keeps the weights elsewhere until they are needed, it moves the inputs too."
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def batches_by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]]:

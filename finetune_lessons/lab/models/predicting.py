@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune_lessons.lab.models.padding import padding_side
+from finetune_lessons.lab.models.heads import problem_type_of
+from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, check_given
+from finetune_lessons.lab.models.inputs import most_tokens, unwrapped
 from finetune_lessons.lab.models.modes import mode
-from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, most_tokens, unwrapped
-from finetune_lessons.lab.models.padding import align_padding
+from finetune_lessons.lab.models.padding import align_padding, padding_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +32,14 @@ def predict(
     """
     import pandas as pd
 
+    check_given(model, tokenizer)
     model, listed = unwrapped(model), as_texts(texts, "texts")
     if getattr(model, "can_generate", lambda: True)():
         raise ValueError(_no_classifier(model))
     align_padding(model, tokenizer)
     logits = _logits(model, tokenizer, listed, batch_size)
     table = pd.DataFrame({"text": listed})
-    kind = _kind(model.config)
+    kind = problem_type_of(model.config)
     if kind == "regression":
         return table.assign(prediction=logits[:, 0].numpy() if logits.shape[1] == 1 else logits.tolist())
     names = _class_names(model.config, logits.shape[1])
@@ -50,10 +52,6 @@ def predict(
         table["prediction"] = [names[number] for number in probabilities.argmax(-1)]
         table["confidence"] = probabilities.max(-1).values.numpy()
     return pd.concat([table, pd.DataFrame(probabilities.numpy(), columns=names)], axis=1)
-
-
-def _kind(config: Any) -> str:
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
 
 
 def _class_names(config: Any, outputs: int) -> list[str]:

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_lessons.lab.models.inputs import most_tokens, unwrapped
+from finetune_lessons.lab.models.inputs import check_given, most_tokens, unwrapped
 from finetune_lessons.lab.models.padding import padding_side
 from finetune_lessons.lab.training.batches import Batches
 from finetune_lessons.lab.training.columns import Column
 from finetune_lessons.lab.training.deciding import decide
-from finetune_lessons.lab.models.heads import Head, head_of
+from finetune_lessons.lab.models.heads import Head, head_of, problem_type_of
 from finetune_lessons.lab.training.tasks import Task
 from finetune_lessons.lab.training.tokenising import tokenize
 
@@ -29,6 +29,7 @@ def batches_by_split(
 
     Raises ValueError for data that the model cannot be trained or evaluated on, with the first row that is at fault.
     """
+    check_given(model, tokenizer)
     if not isinstance(data, Mapping):
         raise ValueError(f"data must be a DatasetDict with a split 'train'; given: {type(data).__name__}")
     by_task = data if data and all(isinstance(value, Mapping) for value in data.values()) else {"": data}
@@ -46,6 +47,7 @@ def batches_by_split(
         tokenised = {name: split for name, split in tokenize(splits, tokenizer, limit).items() if len(split)}
         tasks[task] = decide(tokenised, heads[task], len(by_task) > 1)
         _name_classes(unwrapped(model), tasks[task], heads[task])
+        _say_what_outputs_are(unwrapped(model), tasks[task], heads[task])
         for name, split in tokenised.items():
             _check_tokens(name, split, positions, model)
             found.setdefault(name, {})[task] = split
@@ -141,6 +143,16 @@ def _name_classes(model: Any, task: Task, head: Head) -> None:
         )
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
+
+
+def _say_what_outputs_are(model: Any, task: Task, head: Head) -> None:
+    "In the model's configuration, by which `predict` goes and whoever loads it later."
+    config: Any = getattr(model, "config", None)
+    has_heads = isinstance(getattr(model, "num_labels", None), Mapping)
+    if head.kind != "text" or has_heads or not task.problem_type or not hasattr(config, "problem_type"):
+        return
+    if task.problem_type != problem_type_of(config):
+        config.problem_type = task.problem_type
 
 
 def _known_words(model: Any) -> float:

@@ -5,6 +5,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 class Processes:
@@ -34,6 +35,19 @@ class Processes:
 
         return gather_object([value])
 
+    def placed(self, model: M) -> M:
+        """The model on the device; what is there already stays untouched, as quantised weights have to.
+
+        Raises ValueError for a model that accelerate has spread over devices, or put away until it is needed.
+        """
+        tensors = [*model.parameters(), *model.buffers()]
+        if any(t.is_meta for t in tensors) or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+            raise ValueError(
+                f"{type(model).__name__} is not in one place ({_places(tensors)}), as device_map= leaves it: load it "
+                "without device_map; in 4 or 8 bits, or with add_lora, it takes less"
+            )
+        return model if all(t.device == self.device for t in tensors) else model.to(self.device)
+
     def share_parameters(self, module: torch.nn.Module) -> None:
         "Have all processes begin with the parameters of the first."
         from accelerate.utils import broadcast
@@ -51,3 +65,7 @@ class Processes:
         summed = self.summed(torch.cat([g.flatten() for g in zero_if_none]))
         for p, gradient in zip(used, summed.split([p.numel() for p in used]), strict=True):
             p.grad = gradient.view_as(p)
+
+
+def _places(tensors: list[torch.Tensor]) -> str:
+    return ", ".join(sorted({"disk or memory" if t.is_meta else str(t.device) for t in tensors}))

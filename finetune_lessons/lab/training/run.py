@@ -86,7 +86,7 @@ class Run:
         self.precision = self.computing.precision
         self.splits = batches_by_split(data, tokenizer, model)
         self.tasks = self.splits["train"].tasks
-        self.model, self.tokenizer, self.loss = model.to(self.device), tokenizer, loss
+        self.model, self.tokenizer, self.loss = self.processes.placed(model), tokenizer, loss
         self.learner = with_loss(model, loss, self.device)
         self.objective = Objective(loss, self.tasks)
         self.objective.check(self.splits["train"], sampling)

@@ -29,6 +29,7 @@ class Task:
     kind: ClassVar[str] = "a loss of its own"
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
     is_scored: ClassVar[bool] = False  # whether the logits of a text are compared with its label
+    problem_type: ClassVar[str | None] = None  # as configurations of transformers call it
 
     def __init__(
         self,
@@ -52,8 +53,8 @@ class Task:
     def predict(self, logits: Tensor | None) -> dict[str, np.ndarray]:
         "What the logits of a batch say, a row an example: prediction, confidence, logits."
         raise ValueError(
-            f"predict is for classes and numbers; this run learns {self.kind}: "
-            "generate(model, tokenizer, prompts) has a language model write"
+            f"predict is for classes and numbers of texts; this run learns {self.kind}. "
+            "run.model(**inputs) gives its outputs, and generate(model, tokenizer, prompts) has a language model write"
         )
 
     def score(self, labels: np.ndarray, predictions: np.ndarray, outputs: int) -> dict[str, float]:
@@ -67,7 +68,7 @@ class Task:
 class Classification(Task):
     "One class a text; a number of a class from 0, -100 where it is missing."
 
-    kind = "a classification"
+    kind, problem_type = "a classification", "single_label_classification"
     metrics = ("accuracy", "precision", "recall", "f1", "loss")
     is_scored = True
 
@@ -87,7 +88,7 @@ class Classification(Task):
 class MultiLabel(Task):
     "Any number of classes a text: a row of yes (1) and no (0), or of probabilities; NaN where one is missing."
 
-    kind = "several classes a text"
+    kind, problem_type = "several classes a text", "multi_label_classification"
     metrics = ("f1_micro", "f1_macro", "exact_match", "loss")
     is_scored = True
     threshold = 0.5
@@ -129,7 +130,7 @@ class Regression(Task):
     -100 is a number like any other, but for rows that several tasks share: there it says that one has no label.
     """
 
-    kind = "numbers"
+    kind, problem_type = "numbers", "regression"
     metrics = ("mse", "mae", "pearson", "loss")
     is_scored = True
 

@@ -15,6 +15,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from transformers import BertForTokenClassification
 
 from finetune_lessons.cross_entropy import classification_loss, language_model_loss, multi_label_loss
+from finetune_lessons.lab.models.loading import load_encoder
+from finetune_lessons.lab.models.predicting import predict
+from finetune_lessons.lab.models.saving import save_model
 from finetune_lessons.lab.training.batches import model_inputs, train_batches
 from finetune_lessons.lab.training.tasks import labelled
 from finetune_lessons.multitask import MultiTask, MultiTaskModel, UncertaintyWeighting, regression_loss
@@ -298,6 +301,30 @@ def test_a_model_gets_the_names_of_the_classes_and_keeps_its_own_order():
     with pytest.raises(ValueError, match="class 0 is 'negative' in the data and 'POSITIVE' in the model"):
         tiny_run(turned, tiny_data())
     tiny_run(bert(2, id2label={0: "NEGATIVE", 1: "POSITIVE"}), tiny_data())
+
+
+def test_a_model_is_told_what_its_outputs_are_and_predicts_accordingly(tmp_path):
+    rows = [[1, 0, 1], [0, 0, 1]]
+    run = tiny_run(bert(3, id2label={0: "a", 1: "b", 2: "c"}), data_of(rows), loss=multi_label_loss)
+    with torch.no_grad():
+        run.model.classifier.weight.zero_()
+        run.model.classifier.bias.copy_(torch.tensor([2.0, -2.0, 3.0]))
+    expected = torch.tensor([2.0, -2.0, 3.0]).sigmoid().tolist()
+    save_model(run.model, run.tokenizer, tmp_path)
+    for table in (
+        run.predict(["good"]),
+        predict(run.model, run.tokenizer, ["good"]),
+        predict(*load_encoder(tmp_path), ["good"]),
+    ):
+        assert table["prediction"].tolist() == [["a", "c"]]
+        assert table[["a", "b", "c"]].iloc[0].tolist() == pytest.approx(expected)
+
+
+def test_a_model_that_named_several_classes_a_text_can_learn_to_name_one():
+    model = bert(2, problem_type="multi_label_classification")
+    run = tiny_run(model, tiny_data())
+    assert isinstance(run.predict(["good"])["prediction"][0], str)
+    assert bert(2).config.problem_type == tiny_run(bert(2), tiny_data()).model.config.problem_type
 
 
 # other heads
