@@ -1,12 +1,15 @@
 """Linear layers, whoever made them: their shapes, and their weights as numbers where they are kept in fewer bits."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from finetune_lessons.lab.models.modes import mode
 
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -73,6 +76,12 @@ def dense_layer(
     return new
 
 
+def densified(modules: list[nn.Module]) -> list[nn.Module]:
+    "Copies of these modules, made together, which can be trained whole: quantised layers are dense in them."
+    layers = {layer for module in modules for layer in module.modules() if is_quantised(layer)}
+    return deepcopy(modules, {id(layer): dense_layer(layer, dense_weight(layer)) for layer in layers})
+
+
 def keep_gradients(model: nn.Module) -> None:
     """Let layers of bitsandbytes in 4 bits pass gradients on after an evaluation too.
 
@@ -83,6 +92,25 @@ def keep_gradients(model: nn.Module) -> None:
             layer.support_avx512bf16_for_cpu = False  # type: ignore
             if _is_packed(layer):
                 layer.state_dict()  # puts them back
+
+
+def distance(layer: nn.Module, dense: nn.Module) -> float:
+    "How far a dense layer's outputs are from those of the layer that it is made of, as a share, on random inputs."
+    weight = dense_weight(dense)
+    x = torch.randn(16, shape_of(dense)[1], generator=torch.Generator().manual_seed(0)).to(weight)
+    with torch.no_grad(), mode(layer, False), mode(dense, False):
+        expected, found = layer(x).float(), dense(x).float()
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def warn_of_rounding(apart: Sequence[float]) -> None:
+    "Warn that layers which were quantised are dense now; for each, what `distance` says."
+    if apart:
+        warnings.warn(
+            f"{len(apart)} layers that were kept in 8 or 4 bits are dense now, and on random inputs their outputs are "
+            f"{sum(apart) / len(apart):.2%} away from before on average, {max(apart):.2%} at most",
+            stacklevel=3,
+        )
 
 
 def unreached(model: nn.Module) -> dict[nn.Module, str]:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import warnings
 from copy import deepcopy
 
 import pytest
 import tiny
 import torch
+from quantised import D_IN, D_OUT, EXACT, QUANTISED, in_4_bits, plain
 from torch import nn
 from torch.nn.functional import linear
 from torch.testing import assert_close
@@ -15,12 +17,15 @@ from transformers.pytorch_utils import Conv1D
 from finetune_lessons.lab.models.linears import (
     dense_layer,
     dense_weight,
+    densified,
+    distance,
     is_linear,
     is_quantised,
     keep_gradients,
     shape_of,
     type_of,
     unreached,
+    warn_of_rounding,
     written,
 )
 
@@ -28,50 +33,6 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"),
 ]
-D_IN, D_OUT = 64, 96
-
-
-def plain(dtype=torch.float32, bias=True):
-    torch.manual_seed(0)
-    return nn.Linear(D_IN, D_OUT, bias).to(dtype)
-
-
-def of_gpt2(dtype=torch.float32):
-    torch.manual_seed(0)
-    return Conv1D(D_OUT, D_IN).to(dtype)
-
-
-def in_4_bits(dtype=torch.float32, bias=True):
-    nn4 = pytest.importorskip("bitsandbytes").nn
-    layer = nn4.Linear4bit(D_IN, D_OUT, bias, quant_type="nf4").to(dtype)
-    layer.load_state_dict(plain(dtype, bias).state_dict())
-    return layer.to("cpu").requires_grad_(False)
-
-
-def in_8_bits(dtype=torch.float32, bias=True):
-    nn8 = pytest.importorskip("bitsandbytes").nn
-    layer = nn8.Linear8bitLt(D_IN, D_OUT, bias, has_fp16_weights=False).to(dtype)
-    layer.load_state_dict(plain(dtype, bias).state_dict())
-    return layer.to("cpu")
-
-
-def by_torchao(name, **settings):
-    def make(dtype=torch.float32, bias=True):
-        torchao = pytest.importorskip("torchao.quantization")
-        model = nn.Sequential(plain(dtype, bias))
-        torchao.quantize_(model, getattr(torchao, name)(**settings))
-        return model[0]
-
-    return make
-
-
-EXACT = {"Linear": plain, "Conv1D": of_gpt2}
-QUANTISED = {
-    "bitsandbytes 4": in_4_bits,
-    "bitsandbytes 8": in_8_bits,
-    "torchao int8": by_torchao("Int8WeightOnlyConfig"),
-    "torchao int4": by_torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4),
-}
 LAYERS = EXACT | QUANTISED
 every_layer = pytest.mark.parametrize("kind", LAYERS)
 every_quantised = pytest.mark.parametrize("kind", QUANTISED)
@@ -115,6 +76,26 @@ def test_a_dense_layer_has_the_given_weight_and_the_bias_and_is_its_own(kind):
 @pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "Conv1D"])
 def test_a_layer_without_a_bias_stays_without(kind):
     assert dense_layer(LAYERS[kind](bias=False), torch.zeros(D_OUT, D_IN)).bias is None
+
+
+@every_quantised
+def test_copies_to_train_whole_are_dense_and_share_what_was_shared(kind):
+    layer = QUANTISED[kind]()
+    first, second = densified([nn.Sequential(layer, nn.ReLU()), nn.Sequential(layer)])
+    assert type(first[0]) is nn.Linear and first[0] is second[0]
+    assert_close(first.requires_grad_()[0](torch.eye(D_IN)), layer(torch.eye(D_IN)), rtol=0, atol=0.02)
+
+
+@every_quantised
+def test_how_far_a_dense_layer_is_from_the_quantised_one_is_measured_and_said(kind):
+    layer = QUANTISED[kind]().eval()
+    same, other = (dense_layer(layer, factor * dense_weight(layer)) for factor in (1, 1.5))
+    assert distance(layer, same) < 0.02 < 0.3 < distance(layer, other) < 0.5
+    with pytest.warns(UserWarning, match="2 layers .* 2.00% away .* on average, 3.00% at most"):
+        warn_of_rounding([0.01, 0.03])
+    with warnings.catch_warnings(record=True) as said:
+        warn_of_rounding([])
+    assert not said
 
 
 def test_four_bits_pass_gradients_on_after_an_evaluation():
