@@ -67,6 +67,7 @@ class VirtualTokens(Wrapper):
     "An embedding with n more words, numbered from V on after a vocabulary of V; only they are trained."
 
     first_position = 0
+    graded = False
 
     def __init__(
         self,
@@ -155,9 +156,7 @@ def add_prompt(
     path = next(path for path, module in modules_by_path(model) if module is embedding)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject(model, lambda words: SoftPrompt(words, n), [path], modules_to_save, name)
-    soft_prompt(model).added(model)
-    return model
+        return inject(model, lambda words: SoftPrompt(words, n), [path], modules_to_save, name)
 
 
 def soft_prompt(

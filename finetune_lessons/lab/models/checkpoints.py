@@ -56,7 +56,7 @@ def check_filled(
     missing = {key for key in info["missing_keys"] if not (new_head and _of_head(model, key))}
     shapes = {key: shapes for key, *shapes in info["mismatched_keys"] if not (new_head and _of_head(model, key))}
     unused = {key for key in info["unexpected_keys"] if _of_body(model, key)}
-    if inside := {key for key in info["unexpected_keys"] if re.sub(r"\.base\b", "", key) in info["missing_keys"]}:
+    if inside := {key for key in info["unexpected_keys"] if _of_a_method(model, key, info["missing_keys"])}:
         raise ValueError(
             f"{name!r} was saved while a method was in the model ({_some(inside)}): where it was trained, merge it by "
             "eject(model, merge=True) and save again with save_model, or keep it by save_method, for load_method"
@@ -82,6 +82,13 @@ def check_filled(
 def _of_head(model: "PreTrainedModel", key: str) -> bool:
     first, *_ = path = key.split(".")
     return first in head_modules(model) or "pooler" in path
+
+
+def _of_a_method(model: "PreTrainedModel", key: str, missing: Iterable[str]) -> bool:
+    "Whether it is the name of what was added to a layer; or that of the layer itself, as earlier versions wrote it."
+    layers = {path for path, module in model.named_modules() if not module._modules and module._parameters}
+    parts = key.split(".")
+    return re.sub(r"\.base\b", "", key) in missing or any(".".join(parts[:i]) in layers for i in range(len(parts) - 1))
 
 
 def _of_body(model: "PreTrainedModel", key: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,6 +48,7 @@ def read_described(
     description: Path,  # JSON, an object
     weights: Path,  # safetensors, in the same folder
     needs: Mapping[str, type],  # what the description must hold
+    newest: int,  # the latest format that is known here
     writer: str,  # the function that wrote both
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     "A description and its tensors. Raises ValueError for a file that is missing, a link, damaged, or of another kind."
@@ -63,9 +65,28 @@ def read_described(
         for key, kind in needs.items():
             if not isinstance(described[key], kind):
                 raise ValueError(f"its {key} is {described[key]!r}")
-        return described, load_file(weights)
+        tensors = load_file(weights)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder} does not hold what {writer} wrote, or it is damaged: {error}") from error
+    _check_format(described.get("format"), newest, folder)
+    return described, tensors
+
+
+def _check_format(format: Any, newest: int, folder: Path) -> None:
+    if format is None:
+        raise ValueError(f"{folder} was written by an earlier version, which said less of the model: save it anew")
+    if not isinstance(format, int) or not 1 <= format <= newest:
+        raise ValueError(f"{folder} is of format {format}, known are 1 to {newest}: update finetune_lessons to read it")
+
+
+def base_of(model: Any) -> str | None:
+    "The name that the model was loaded by, if it says."
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
+def versions() -> dict[str, str]:
+    "Of what has to do with a file."
+    return {f"{name}_version": version(name) for name in ("finetune_lessons", "torch", "transformers")}
 
 
 def fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

@@ -11,20 +11,36 @@ NEWEST = 16  # words, the last of the vocabulary: those that were added to it
 
 
 def fingerprint(
-    model: nn.Module,
-    body: Iterable[Tensor],  # its pretrained weights
-    words: Tensor,  # one of them, (vocabulary, width)
+    body: nn.Module,  # the model without its head
+    pretrained: Mapping[str, Tensor],  # its weights, by name
+    words: Tensor | None,  # one of them, (vocabulary, width), if it reads words
     newest: Mapping[str, Tensor],  # embeddings whose last rows must be the same, by the names of their modules
 ) -> dict[str, Any]:
-    "The class, the size, a few weights of the body, the number of words, and a weight of each of the newest."
-    rest = [p for p in body if p.ndim > 1 and p is not words]
+    """The class, the size, a few weights of the body, the number of words, and a weight of each of the newest.
+
+    A pooler, which stands below some heads only, does not count. Of a quantised weight only that it is there.
+    """
+    rest = [p for name, p in pretrained.items() if p is not words and "pooler" not in name]
+    matrices, vectors = ([p for p in rest if (p.ndim > 1) == many] for many in (True, False))
     return {
-        "class": type(model).__name__,
-        "parameters": sum(p.numel() for p in rest),
-        "weights": [_first(p) for p in rest[:: max(1, len(rest) // 8)]],
-        "words": len(words),
+        "class": type(body).__name__,
+        "matrices": len(matrices),
+        "parameters": sum(p.numel() for p in vectors),
+        "weights": [_first(p) for some in (matrices, vectors) for p in some[:: max(1, len(some) // 8)]],
+        "words": 0 if words is None else len(words),
         "newest": {name: [_first(row) for row in rows[-NEWEST:]] for name, rows in newest.items()},
     }
+
+
+def word_modules(model: Any) -> list[nn.Module]:
+    "The embedding of the words that the model reads, and the layer that puts words out, as far as it has them."
+    found = []
+    for end in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            found.append(getattr(model, end)())
+        except (AttributeError, NotImplementedError):  # it reads pictures or sounds, or is a module of one's own
+            continue
+    return [module for module in found if getattr(module, "weight", None) is not None and module.weight.ndim == 2]
 
 
 def check_same(
@@ -32,14 +48,13 @@ def check_same(
     saved: Mapping[str, Any],  # of the one that the file was made for
     folder: str | Path,
 ) -> None:
-    "Raises ValueError that says what differs. bf16 is the same."
-    if isinstance(saved, Mapping) and "weights" in saved and "newest" not in saved:
-        raise ValueError(f"{folder} was written by an earlier version, which said less of the model: save it anew")
+    "Raises ValueError that says what differs. bf16 is the same, and so is a quantised copy."
     try:
-        same = all(given[key] == saved[key] for key in ("class", "parameters"))
+        same = all(given[key] == saved[key] for key in ("class", "matrices", "parameters"))
         same = same and _close(given["weights"], saved["weights"])
         as_many = given["words"] == saved["words"]
-        others = [name for name, rows in saved["newest"].items() if as_many and not _close(given["newest"][name], rows)]
+        both = [(name, given["newest"].get(name, rows), rows) for name, rows in saved["newest"].items() if as_many]
+        others = [name for name, ours, theirs in both if not _close(ours, theirs)]
     except (AttributeError, KeyError, TypeError, ValueError):
         same = False
     if not same:
@@ -71,9 +86,12 @@ def check_frozen(
         )
 
 
-def _first(values: Tensor) -> float:
-    return round(values.flatten()[0].item(), 6)
+def _first(values: Tensor) -> float | None:
+    plain = values.is_floating_point() and type(values.data) is Tensor and values.device.type != "meta"
+    return round(values.flatten()[0].item(), 6) if plain else None
 
 
-def _close(a: Sequence[float], b: Sequence[float]) -> bool:
-    return bool(np.allclose(a, b, rtol=0.02, atol=1e-4))
+def _close(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
+    known = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    ours, theirs = zip(*known, strict=True) if known else ((), ())
+    return bool(np.allclose(ours, theirs, rtol=0.02, atol=1e-4))
