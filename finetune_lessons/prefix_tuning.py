@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from .lab.models.attentions import SERVES, WRAPPED, call, changed, check_every_layer
-from .lab.models.attentions import enter, leave, on_duty
+from .lab.models.attentions import SERVES, WRAPPED, blocks_with_columns, call, changed
+from .lab.models.attentions import check_every_layer, enter, leave, on_duty
 from .lab.models.modes import mode
 from .lab.models.peft_prefix import NO_TURN, Turn, check_comparable, check_shapes, checked_turns
 from .lab.models.peft_prefix import measured_turn, position_inputs, read_prefix, write_prefix
@@ -57,13 +57,15 @@ class AttentionWrapper(Wrapper):
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c016
 def extend_mask(
-    mask: Tensor | None,  # (..., queries, keys), True or 0 for what a query sees; None: everything, or all before it
+    mask: Any,  # (..., queries, keys), True or 0 for what a query sees; None: everything, or all before it; or blocks
     n: int,
     query: Tensor,  # (batch, heads, queries, width)
     keys: int,
     causal: bool,  # whether None means all before it
-) -> Tensor | None:
+) -> Any:
     "The mask with n columns in front, which every query sees."
+    if mask is not None and not isinstance(mask, Tensor):  # flex_attention's
+        return blocks_with_columns(mask, n)
     if mask is None and causal and query.shape[2] > 1:
         mask = torch.ones(query.shape[2], keys, dtype=torch.bool, device=query.device).tril()[None, None]
     return mask if mask is None else F.pad(mask, (n, 0), value=mask.dtype == torch.bool)

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from torch.testing import assert_close
 
+from finetune_lessons.lab.models.modes import mode
 from finetune_lessons.model_surgery import disable, eject, load_method, pretrained, save_method, wrappers
 from finetune_lessons.prefix_tuning import (
     Recorder,
     add_prefix,
     attention_modules,
     drop_reparametrization,
+    extend_mask,
     init_prefix,
     prefixes,
     record_keys_and_values,
@@ -301,3 +304,38 @@ def test_a_prefix_lies_around_the_pretrained_attention():
     there = attention_modules(model)
     add_prefix(model, 2)
     assert {path: pretrained(wrapper) for path, wrapper in prefixes(model).items()} == there
+
+
+def test_the_mask_of_flex_attention_gets_columns_too():
+    from torch.nn.attention.flex_attention import create_block_mask, create_mask
+
+    padded = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    mask = create_block_mask(lambda b, h, q, k: (k <= q) & padded[b, k], 2, None, 5, 5, "cpu")
+    longer = extend_mask(mask, 3, torch.zeros(2, 4, 5, 8), 5, causal=True)
+    seen = create_mask(longer.mask_mod, 2, 1, 5, 8, "cpu")
+    expected = torch.ones(5, 5, dtype=torch.bool).tril() & padded[:, None, None]
+    assert longer.shape == (2, 1, 5, 8) and seen[..., :3].all() and torch.equal(seen[..., 3:], expected)
+
+
+def test_a_prefix_of_a_base_in_4_bits_learns_and_is_loaded_also_when_it_was_in_evaluation_before(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    config = zoo.config("llama")
+    config.hidden_size, config.intermediate_size, config.head_dim, config.num_key_value_heads = 64, 128, 16, 4
+    type(zoo.model("llama", "causal_lm"))(config).save_pretrained(tmp_path / "base")
+
+    def in_4_bits():
+        bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+        return transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=bits)
+
+    def evaluated(model):
+        with mode(model, False):
+            return logits(model)
+
+    model = in_4_bits()
+    before = evaluated(model)
+    add_prefix(model, 3)
+    assert not torch.allclose(evaluated(model), before, atol=1e-2)
+    model.train()(**zoo.inputs(model)).logits.square().mean().backward()
+    assert all(wrapper.table.grad.any() for wrapper in prefixes(model).values())
+    save_method(model, tmp_path / "prefix")
+    assert torch.equal(evaluated(load_method(in_4_bits(), tmp_path / "prefix")), evaluated(model))

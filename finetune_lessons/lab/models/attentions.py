@@ -99,6 +99,21 @@ def changed(attention: nn.Module, query: Any, key: Tensor, value: Tensor) -> tup
     return key, value
 
 
+def blocks_with_columns(
+    mask: Any,  # a BlockMask, of flex_attention
+    n: int,
+) -> Any:
+    "The mask with n columns in front, which every query sees."
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def shifted(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen: Tensor = mask.mask_mod(batch, head, query, (key - n).clamp(min=0))
+        return (key < n) | seen
+
+    batch, heads, queries, keys = mask.shape
+    return create_block_mask(shifted, batch, heads, queries, keys + n, mask.kv_num_blocks.device, mask.BLOCK_SIZE)
+
+
 # Attention that asks no interface, and keeps its keys and values in a cache: they are changed as they come out of it.
 
 
