@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import tiny
@@ -26,6 +27,7 @@ from finetune_lessons.model_surgery import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+OF_FORMAT_1 = Path(__file__).parent / "method_of_format_1"
 
 
 @every_architecture
@@ -110,6 +112,16 @@ def test_trainer_saves_resumes_and_loads_the_best(arch, method, tmp_path):
     assert torch.equal(logits(best.model), logits(kept)) and not torch.equal(logits(best.model), logits(whole.model))
 
 
+@every_method
+def test_trainer_trains_beside_half_precision(method, tmp_path):
+    model = METHODS[method](tiny.tiny_model("bert", dropout=False).bfloat16())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    trainer(model, tmp_path).train()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert {name for name, p in model.named_parameters() if not torch.equal(p, before[name])} == trained
+
+
 def test_a_file_says_its_format_its_versions_and_its_base(tmp_path):
     model = tiny.tiny_model("bert")
     model.save_pretrained(tmp_path / "base")
@@ -126,6 +138,14 @@ def test_a_file_of_a_later_version_says_so(format, says, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": format}))
     with pytest.raises(ValueError, match=says):
         load_method(tiny.tiny_model("bert"), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "parallel", "prefix", "prompt"])
+def test_a_file_of_the_first_format_is_read_by_every_later_version(method):
+    "The files stay as they were written, and with them what the model answered then."
+    model = load_method(tiny.tiny_model("bert"), OF_FORMAT_1 / method)
+    expected = load_file(OF_FORMAT_1 / method / "logits.safetensors")["logits"]
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_method_fits_another_kind_of_model_with_the_same_body(tmp_path):

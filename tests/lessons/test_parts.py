@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import tiny
 import torch
-from test_methods import METHODS, disturbed, logits, texts
+from test_methods import METHODS, disturbed, every_method, logits, texts
 from torch import nn
 from torch.testing import assert_close
 
@@ -24,6 +24,7 @@ from finetune_lessons.model_surgery import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class Scale(Wrapper):
@@ -158,9 +159,49 @@ def test_a_module_under_two_names_is_wrapped_under_both():
     assert model.one is model.two and isinstance(model.one, Scale)
 
 
+@every_method
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("arch", ["bert", "llama", "t5"])
+def test_beside_half_precision_what_is_added_is_fp32_and_computes_in_the_models_type(arch, dtype, method):
+    whole = METHODS[method](tiny.tiny_model(arch, dropout=False))
+    model = METHODS[method](tiny.tiny_model(arch, dropout=False).to(dtype))
+    own = {p for wrapper in wrappers(model) for p in wrapper.own_parameters().values()}
+    assert {p.dtype for p in own} == {torch.float32} == {p.dtype for p in model.parameters() if p.requires_grad}
+    output = model(**texts()).logits
+    assert output.dtype == dtype
+    output.float().logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in own)
+    assert_close(logits(model).float(), logits(whole), rtol=0.1, atol=0.15)
+
+
+@every_method
+def test_a_model_in_half_precision_generates(method):
+    model = METHODS[method](tiny.tiny_model("llama", "causal_lm").bfloat16()).eval()
+    inputs = {"input_ids": torch.randint(7, 100, (2, 5)), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+    assert model.generate(**inputs, max_new_tokens=4, do_sample=False).shape[1] > 5
+
+
 def test_doubles_stay_doubles():
     model = inject(tiny.tiny_model("bert").double(), Scale, "query")
     assert {p.dtype for p in model.parameters()} == {torch.float64} and logits(model).dtype == torch.float64
+
+
+@every_method
+@pytest.mark.parametrize("arch", ["bert", "llama", "t5"])
+def test_eight_threads_answer_as_one_does(arch, method):
+    model = disturbed(METHODS[method](tiny.tiny_model(arch))).eval()
+    ids = torch.randint(7, 100, (25, 2, 9), generator=torch.Generator().manual_seed(0))
+    ids[..., -1] = tiny.VOCABULARY["[SEP]"]
+
+    @torch.no_grad()
+    def answer(i):
+        return model(input_ids=ids[i % 25], attention_mask=torch.ones_like(ids[0])).logits
+
+    expected = [answer(i) for i in range(25)]
+    with ThreadPoolExecutor(8) as pool:
+        for i, found in enumerate(pool.map(answer, range(1000))):
+            assert torch.equal(found, expected[i % 25])
+    assert torch.equal(answer(3), expected[3])
 
 
 def two_loras(model, **settings):
@@ -266,6 +307,15 @@ def test_ejected_a_model_is_trained_where_it_was_before():
     assert not model.bert.encoder.layer[0].output.dense.weight.requires_grad
     eject(model, "b")
     assert same_state(before, model)
+
+
+def test_adding_changes_no_modules_mode():
+    model = tiny.tiny_model("bert").train()
+    model.bert.encoder.layer[0].eval()
+    modes = {path: m.training for path, m in model.named_modules()}
+    for method in METHODS.values():
+        eject(method(model))
+        assert {path: m.training for path, m in model.named_modules()} == modes
 
 
 def test_a_head_that_lies_under_another_is_not_trained():
