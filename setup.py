@@ -30,7 +30,7 @@ setup(
     project_urls={"Repository": meta["git_url"], "Changelog": f"{meta['git_url']}/blob/{meta['branch']}/CHANGELOG.md"},
     packages=[*find_packages(include=["finetune_lessons", "finetune_lessons.*"]), RESULTS],
     package_dir={RESULTS: "nbs/results"},  # the reference tables, for lessons that are opened without the repository
-    package_data={RESULTS: ["*.json"]},
+    package_data={RESULTS: ["*.json"], "finetune_lessons": ["py.typed"]},
     install_requires=lines("requirements"),
     extras_require={extra: lines(f"{extra}_requirements") for extra in ("lab", "trackers", "dev")},
     entry_points={"console_scripts": lines("console_scripts")},

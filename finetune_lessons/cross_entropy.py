@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .lab.models.causality import check_decoder
+from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
 from .lab.training.tasks import IGNORE_INDEX, labelled
 
@@ -131,3 +132,6 @@ def next_token_labels(
 
 
 language_model_loss.terms = lambda batch: (next_token_labels(batch) != IGNORE_INDEX).sum()
+
+
+show_notes(globals())

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
 from .lab.training.objective import counter
 from .lab.training.tasks import labelled
@@ -211,6 +212,7 @@ class PCGrad(Weighting):
 
 
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    "Those that get a gradient."
     return [p for p in module.parameters() if p.requires_grad]
 
 
@@ -337,3 +339,6 @@ def _check_together(weighting: Weighting, losses: Losses, tasks: Iterable[str]) 
             f"{type(weighting).__name__} compares all tasks in each step, and {missing[0]!r} is not in this one: "
             "Run(..., sampling='together'), with labels for every task"
         )
+
+
+show_notes(globals())

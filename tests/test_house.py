@@ -1,5 +1,7 @@
 """The house rules: one home for each fact, generated files without drift, imports in the right direction."""
 
+import ast
+import importlib
 import importlib.metadata
 import re
 import shutil
@@ -8,6 +10,7 @@ import sys
 import tomllib
 from configparser import ConfigParser
 from pathlib import Path
+from types import FunctionType, GenericAlias
 
 import nbformat
 import pytest
@@ -140,6 +143,15 @@ def test_every_public_name_of_the_lab_resolves():
     python("import finetune_lessons.lab as lab; [getattr(lab, name) for name in lab.__all__]")
 
 
+def test_a_type_checker_is_told_of_every_public_name_of_the_lab():
+    (block, *_) = [
+        node for node in ast.parse((PACKAGE / "lab/__init__.py").read_text()).body if isinstance(node, ast.If)
+    ]
+    told = {alias.asname: f"{node.module}.{alias.name}" for node in block.body for alias in node.names}
+    made = {name: f"finetune_lessons.lab.{module}.{name}" for name, module in finetune_lessons.lab._MODULE_OF.items()}
+    assert told == made
+
+
 STARS = ["lab", *(f"exercises.{path.stem.split('_', 1)[1]}" for path in NOTEBOOKS if path.stem[:2].isdigit())]
 
 
@@ -163,6 +175,24 @@ def test_no_public_name_of_the_lab_is_that_of_a_room():
 
 def test_the_lab_holds_no_lesson():
     assert not [name for name in finetune_lessons.lab.__all__ if name.startswith("check_")]
+
+
+LESSONS = sorted(path.stem for path in PACKAGE.glob("[a-z]*.py"))
+LEFT = {  # names that are no user's, and still stand in `__all__`
+    "adapters": {"PLACEMENTS"},
+    "lora": {"QUERY_AND_VALUE", "SETTINGS", "NO_MATTER"},
+    "model_surgery": {"DESCRIPTION", "WEIGHTS", "METHODS", "FORMAT", "Model", "Add", "pretrained", "freeze_parameters"},
+    "prefix_tuning": {"KEY_LAYERS"},
+}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_public_names_of_a_lesson_are_functions_and_classes_that_say_what_they_do(lesson):
+    module = importlib.import_module(f"finetune_lessons.{lesson}")
+    public = {name: getattr(module, name) for name in module.__all__ if name not in LEFT.get(lesson, ())}
+    kinds = (FunctionType, type, GenericAlias)
+    assert not [name for name, value in public.items() if not isinstance(value, kinds)], "a leading _ keeps it private"
+    assert not [name for name, value in public.items() if not (value.__doc__ or "").strip()]
 
 
 def test_unknown_name_of_the_lab_is_an_attribute_error():

@@ -56,7 +56,7 @@ def test_sdist_holds_what_a_build_needs_and_the_lessons(distributions):
 def test_wheel_holds_the_package_and_nothing_else(distributions):
     names = zipfile.ZipFile(distributions[1]).namelist()
     assert {"finetune_lessons/cross_entropy.py", "finetune_lessons/lab/training/run.py"} <= set(names)
-    assert "finetune_lessons/results/11.json" in names
+    assert {"finetune_lessons/results/11.json", "finetune_lessons/py.typed"} <= set(names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"finetune_lessons"}
     assert not [name for name in names if "__pycache__" in name]
 

@@ -4,7 +4,45 @@ Nothing heavy is imported before one of its names is used.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from finetune_lessons.lab.notes import add_notes
+
+if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
+    from finetune_lessons.lab.data.assets import ASSETS as ASSETS
+    from finetune_lessons.lab.data.assets import asset_path as asset_path
+    from finetune_lessons.lab.data.datasets import load_data as load_data
+    from finetune_lessons.lab.data.csv_files import read_csv as read_csv
+    from finetune_lessons.lab.data.labels import one_class_label as one_class_label
+    from finetune_lessons.lab.models.loading import load_encoder as load_encoder
+    from finetune_lessons.lab.models.loading import load_causal_lm as load_causal_lm
+    from finetune_lessons.lab.models.loading import load_seq2seq as load_seq2seq
+    from finetune_lessons.lab.models.saving import save_model as save_model
+    from finetune_lessons.lab.models.predicting import predict as predict
+    from finetune_lessons.lab.models.generating import generate as generate
+    from finetune_lessons.lab.training.tokenising import tokenize as tokenize
+    from finetune_lessons.lab.training.batches import model_inputs as model_inputs
+    from finetune_lessons.lab.training.batches import train_batches as train_batches
+    from finetune_lessons.lab.training.run import Run as Run
+    from finetune_lessons.lab.training.run import Step as Step
+    from finetune_lessons.lab.training.run import NonFiniteLoss as NonFiniteLoss
+    from finetune_lessons.lab.training.best import early_stopping as early_stopping
+    from finetune_lessons.lab.training.activations import ActivationCache as ActivationCache
+    from finetune_lessons.lab.training.metrics import expected_calibration_error as expected_calibration_error
+    from finetune_lessons.lab.reports.compare import compare as compare
+    from finetune_lessons.lab.reports.compare import summary as summary
+    from finetune_lessons.lab.reports.compare import save_results as save_results
+    from finetune_lessons.lab.reports.compare import load_results as load_results
+    from finetune_lessons.lab.reports.compare import reference_results as reference_results
+    from finetune_lessons.lab.reports.plots import new_figure as new_figure
+    from finetune_lessons.lab.reports.plots import plot_runs as plot_runs
+    from finetune_lessons.lab.reports.plots import plot_comparison as plot_comparison
+    from finetune_lessons.lab.reports.plots import plot_confusion as plot_confusion
+    from finetune_lessons.lab.reports.plots import plot_calibration as plot_calibration
+    from finetune_lessons.lab.panel.panel import Panel as Panel
+    from finetune_lessons.lab.panel.panel import LogRange as LogRange
+    from finetune_lessons.lab.panel.explorer import explore as explore
+    from finetune_lessons.lab.notebooks.scale import scale as scale
 
 _NAMES_OF = {
     "data.assets": ("ASSETS", "asset_path"),
@@ -32,12 +70,15 @@ _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in na
 __all__ = list(_MODULE_OF)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else any name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        add_notes(value)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

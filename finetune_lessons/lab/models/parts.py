@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from finetune_lessons.lab.models.linears import shape_of
+
 # modules in a layer: attention, what stands in its place, and what belongs neither there nor to the FFN
 _ATTENTION = re.compile(r"\w*(attn|[aA]ttention)|cross_attn_\w+")
 _MIXER = re.compile(r"mixer|mamba|conv|temporal_block|mlstm_layer")
@@ -45,10 +47,10 @@ class Parts(NamedTuple):
 
 
 DESCRIBED = {
-    "queries_and_values": "queries and values, or what stands in their place,",
-    "attention_ends": "attention, or what stands in its place, that ends in a linear layer",
-    "ffn_starts": "a feed-forward network",
-    "ffn_ends": "a feed-forward network",
+    "queries_and_values": "queries and values that are known here",
+    "attention_ends": "attention whose last layer is known here",
+    "ffn_starts": "a feed-forward network that is known here",
+    "ffn_ends": "a feed-forward network that is known here",
 }
 
 
@@ -118,10 +120,10 @@ def _ffn(layer: str, others: Mapping[str, nn.Module]) -> tuple[list[str], list[s
 
 
 def _linear(modules: Mapping[str, Any]) -> list[str]:
-    return [path for path, module in modules.items() if is_linear(module)]
+    return [path for path, module in modules.items() if _looks_linear(module)]
 
 
-def is_linear(module: Any) -> bool:
+def _looks_linear(module: Any) -> bool:
     "Whether it looks like a linear layer, torch's or another, that its parent calls."
     outputs = hasattr(module, "out_features") or hasattr(module, "nf")
     return outputs and hasattr(module, "weight") and not isinstance(module, NonDynamicallyQuantizableLinear)
@@ -138,14 +140,19 @@ def check_parts(
     kinds: Iterable[str],  # of parts that every layer needs
 ) -> None:
     "Raises ValueError that says how many layers have the parts, unless all do."
-    mend = "name the modules yourself, with target_modules=[...]"
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no transformer layers whose parts are known here: {mend}")
+        what = "no transformer layers whose parts are known here"
+        raise ValueError(f"{type(model).__name__} has {what}: name the modules yourself, with target_modules=[...]")
     for kind in kinds:
         having = sum(bool(getattr(parts, kind)) for parts in layers.values())
         if having < len(layers):
-            count = f"{having} of {len(layers)} layers of {type(model).__name__}"
-            raise ValueError(f"{count} have {DESCRIBED[kind]} by names that are known here: {mend}")
+            ends = [path for parts in layers.values() for path in parts.attention_ends]
+            instead = _shortest(ends, {path for path, _ in plain_modules(model)}) if kind.startswith("ffn") else []
+            raise ValueError(
+                f"{having} of {len(layers)} layers of {type(model).__name__} have {DESCRIBED[kind]}: name the modules "
+                f"yourself, with target_modules={instead or '[...]'}"
+                f"{' for what stands in the place of attention' if instead else ''}"
+            )
 
 
 def query_and_value(model: nn.Module) -> list[str]:
@@ -170,3 +177,19 @@ def _shortest(paths: list[str], all_paths: set[str]) -> list[str]:
         ends = (".".join(names[-n:]) for n in range(1, len(names) + 1))
         found[next(end for end in ends if not any(other.endswith(f".{end}") for other in others))] = None
     return list(found)
+
+
+def width_of(
+    model: nn.Module,
+    path: str,  # of a linear layer, or of a module that puts out the hidden state
+) -> int:
+    "How many numbers it puts out for a token. Raises ValueError if neither the layer nor a configuration says it."
+    modules = dict(plain_modules(model))
+    if _looks_linear(modules[path]):
+        return shape_of(modules[path])[0]
+    above = [path[:i] for i, letter in enumerate(path) if letter == "."][::-1] + [""]
+    configs = (getattr(modules[owner], "config", None) for owner in above)
+    widths = (getattr(config, "hidden_size", None) for config in configs)
+    if width := next((width for width in widths if isinstance(width, int)), None):
+        return width
+    raise ValueError(f"{path} is no linear layer, and no configuration of {type(model).__name__} says how wide it is")
