@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .lab.models.hollow import hollow
 from .lab.models.linears import dense_layer, dense_weight, distance, is_linear, is_quantised
-from .lab.models.linears import keep_gradients, shape_of, unreached, warn_of_rounding, written
+from .lab.models.linears import shape_of, unreached, warn_of_rounding, written
 from .lab.models.parts import query_and_value
 from .lab.models.rows import chosen_rows
 from .lab.models.targets import ALL_LINEAR, named
@@ -131,7 +131,6 @@ def add_lora(
         rank, alpha = ranks.get(paths[layer], r), alphas.get(paths[layer], lora_alpha)
         return LoRALinear(layer, rank, alpha, lora_dropout, use_rslora)
 
-    keep_gradients(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return inject(model, wrap, names, modules_to_save, name, layers, exclude)

@@ -31,7 +31,8 @@ from .lab.models.files import refuse_link as refuse_link, replacing as replacing
 from .lab.models.fingerprints import check_frozen, check_same, fingerprint, word_modules
 from .lab.models.hub import downloaded, uploaded
 from .lab.models.inputs import unwrapped
-from .lab.models.linears import is_linear
+from .lab.models.linears import densified, distance, is_linear, is_quantised
+from .lab.models.linears import keep_gradients, warn_of_rounding
 from .lab.models.modes import modes_kept
 from .lab.models.new_modules import new_modules
 from .lab.models.parameters import trainable_parameters as trainable_parameters
@@ -220,7 +221,7 @@ def trained_copies(model: nn.Module, modules: Iterable[nn.Module]) -> dict[nn.Mo
     weights = {p for module in whole for p in pretrained(module).parameters()}
     others = [module for module in dict.fromkeys(outermost(model).values()) if module not in inside]
     whole += [module for module in others if weights & set(pretrained(module).parameters(recurse=False))]
-    copies = deepcopy([pretrained(module) for module in whole])  # at once, which keeps what is shared
+    copies = densified([pretrained(module) for module in whole])  # at once, which keeps what is shared
     return {module: TrainedCopy(module, copy) for module, copy in zip(whole, copies, strict=True)}
 
 # %% ../nbs/1_foundations/14_model_surgery.ipynb #c039
@@ -268,6 +269,7 @@ def inject(
     copies = trained_copies(model, find_modules(model, heads).values())
     targets = _targets(model, target_modules, layers, exclude, copies)
     new = {module: wrap(module) for module in targets} | copies
+    keep_gradients(model)
     with as_before_on_error(model):
         thawed = [path for path, p in _pretrained(model).items() if p.requires_grad]
         freeze_parameters(_pretrained(model).values())
@@ -400,9 +402,15 @@ def eject(
             raise ValueError(f"what is trained whole is merged at strength 1 only: activate(model, {wrapper.name!r})")
         if isinstance(wrapper.base, Wrapper) and wrapper.base not in found:
             raise ValueError(f"{wrapper.name!r} lies around {wrapper.base.name!r}: eject or merge that first")
+    apart: list[float] = []  # of layers that were quantised and are dense now
     for wrapper in reversed(found):  # those inside others first
-        replace(model, {wrapper: wrapper.merged() if merge and wrapper.enabled else wrapper.base})
+        new = wrapper.merged() if merge and wrapper.enabled else wrapper.base
+        merges = not isinstance(wrapper, TrainedCopy) and is_quantised(pretrained(wrapper))
+        if merges and not is_quantised(pretrained(new)):
+            apart.append(distance(wrapper, new))
+        replace(model, {wrapper: new})
         wrapper.removed()
+    warn_of_rounding(apart)
     thawed = {path for wrapper in found for path in wrapper.thawed}
     for wrapper in (staying := wrappers(model)):
         wrapper.thawed = sorted(thawed.union(wrapper.thawed))
