@@ -380,6 +380,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'finetune_lessons/prefix_tuning.py'),
                                                 'finetune_lessons.prefix_tuning._around': ( '2_parameter_efficient/prefix_tuning.html#_around',
                                                                                             'finetune_lessons/prefix_tuning.py'),
+                                                'finetune_lessons.prefix_tuning._chosen': ( '2_parameter_efficient/prefix_tuning.html#_chosen',
+                                                                                            'finetune_lessons/prefix_tuning.py'),
                                                 'finetune_lessons.prefix_tuning._read': ( '2_parameter_efficient/prefix_tuning.html#_read',
                                                                                           'finetune_lessons/prefix_tuning.py'),
                                                 'finetune_lessons.prefix_tuning._stacked': ( '2_parameter_efficient/prefix_tuning.html#_stacked',

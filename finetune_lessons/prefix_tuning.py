@@ -24,6 +24,7 @@ from .lab.models.modes import mode
 from .lab.models.peft_prefix import NO_TURN, Turn, check_comparable, check_shapes, checked_turns
 from .lab.models.peft_prefix import measured_turn, position_inputs, read_prefix, write_prefix
 from .lab.models.probing import dummy_inputs
+from .lab.models.targets import excluded, in_layers
 from .model_surgery import TrainedCopy, Wrapper, disable, fill, inject, modules_by_path
 from .model_surgery import pretrained, remember, replace, undone_on_error, wrappers
 
@@ -215,6 +216,8 @@ def add_prefix(
     modules_to_save: Iterable[str] | None = None,  # trained whole; None: the head, if it is new
     name: str = "prefix",
     seed: int = 0,
+    layers: Iterable[int] | None = None,  # the numbers of those that get one; None: all that have attention
+    exclude: str | Iterable[str] | None = None,  # names of attentions, or of what they are in, that get none
 ) -> nn.Module:
     """Put a prefix before the keys and values of every attention, freeze the rest but for the head. Returns the model.
 
@@ -222,8 +225,7 @@ def add_prefix(
     into; the model is then as it was.
     """
     n, inner = _whole(num_virtual_tokens, "num_virtual_tokens"), _whole(reparametrization or 1, "reparametrization")
-    targets = attention_modules(model)
-    check_every_layer(model, targets)
+    targets = _chosen(model, layers, exclude)
     recorded = record_keys_and_values(model, dummy_inputs(model), targets)
 
     def wrap(attention: nn.Module) -> PrefixAttention:
@@ -235,6 +237,18 @@ def add_prefix(
         torch.manual_seed(seed)
         trunk = Trunk(n, inner) if reparametrization else None
         return inject(model, wrap, targets, modules_to_save, name)
+
+
+def _chosen(model: nn.Module, layers: Iterable[int] | None, exclude: str | Iterable[str] | None) -> list[str]:
+    found = attention_modules(model)
+    if layers is None and exclude is None:
+        check_every_layer(model, found)
+    outside = excluded(dict(modules_by_path(model)), exclude or (), model)
+    inside = {path: module for path, module in found.items() if path not in outside}
+    chosen = list(inside if layers is None else in_layers(inside, layers))
+    if not chosen:
+        raise ValueError(f"layers={layers!r} and exclude={exclude!r} leave no attention of {type(model).__name__}")
+    return chosen
 
 
 def _whole(value: Any, what: str) -> int:

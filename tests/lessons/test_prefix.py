@@ -339,3 +339,49 @@ def test_a_prefix_of_a_base_in_4_bits_learns_and_is_loaded_also_when_it_was_in_e
     assert all(wrapper.table.grad.any() for wrapper in prefixes(model).values())
     save_method(model, tmp_path / "prefix")
     assert torch.equal(evaluated(load_method(in_4_bits(), tmp_path / "prefix")), evaluated(model))
+
+
+@pytest.mark.parametrize(
+    ("arch", "arguments", "expected"),
+    [
+        ("bert", {"layers": [1]}, ["bert.encoder.layer.1.attention.self"]),
+        ("bert", {"exclude": "layer.0"}, ["bert.encoder.layer.1.attention.self"]),
+        ("t5", {"layers": [0], "exclude": ["encoder", "EncDecAttention"]}, ["decoder.block.0.layer.0.SelfAttention"]),
+        (
+            "led",
+            {"exclude": "led.encoder", "layers": [1]},
+            [f"led.decoder.layers.1.{a}_attn" for a in ("self", "encoder")],
+        ),
+    ],
+)
+def test_a_prefix_is_where_it_is_asked_for_and_is_loaded_there(arch, arguments, expected, tmp_path):
+    model = add_prefix(zoo.model(arch, KIND[arch]), 3, **arguments)
+    assert list(prefixes(model)) == expected
+    save_method(model, tmp_path)
+    again = load_method(zoo.model(arch, KIND[arch]), tmp_path)
+    assert list(prefixes(again)) == expected and torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"layers": [7]}, "in layer 7"),
+        ({"layers": []}, "leave no attention"),
+        ({"exclude": "nothing"}, "nothing"),
+        ({"exclude": "encoder"}, "leave no attention"),
+    ],
+)
+def test_places_that_are_not_there_are_refused(arguments, why):
+    model = zoo.model("bert", "classifier")
+    with pytest.raises(ValueError, match=why):
+        add_prefix(model, 3, **arguments)
+    assert not wrappers(model)
+
+
+def test_a_layer_without_attention_is_refused_unless_the_model_is_a_hybrid():
+    model = zoo.model("llama", "causal_lm")
+    model.model.layers[1].self_attn = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"model\.layers\.1 of LlamaForCausalLM has no attention.*layers="):
+        add_prefix(model, 3)
+    assert not wrappers(model)
+    assert list(prefixes(add_prefix(zoo.model("jamba", "causal_lm"), 3))) == ["model.layers.1.self_attn"]
