@@ -27,8 +27,8 @@ from .lab.training.inputs import batches_by_split
 from .lab.models.modes import mode
 from .lab.training.precision import DTYPES, native_precision
 from .lab.training.tasks import IGNORE_INDEX
-from .model_surgery import replace, wrappers
-from .prefix_tuning import AttentionWrapper, attention_modules
+from .model_surgery import wrappers
+from .prefix_tuning import AttentionWrapper, attention_modules, in_place
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -147,6 +147,8 @@ class Inside:
 
 class _Scores(AttentionWrapper):
     def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if query is None:
+            raise ValueError("attention of this kind shows keys and values, but no queries: say scores=False")
         keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # where several heads share a key
         self.scores = query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5
         return key, value
@@ -159,14 +161,11 @@ def look_inside(
     scores: bool = True,
 ) -> Inside:
     "Run the model on a batch and keep its hidden states and attention scores."
-    recorders = {module: _Scores(module) for module in attention_modules(model).values()} if scores else {}
-    replace(model, recorders)
-    try:
+    recorders = [_Scores(module) for module in attention_modules(model).values()] if scores else []
+    with in_place(model, recorders):
         output = model(**model_inputs(batch), output_hidden_states=hidden_states)
-    finally:
-        replace(model, {recorder: module for module, recorder in recorders.items()})
     states = output.hidden_states or () if hidden_states else ()
-    return Inside(output.logits.float(), states, [recorder.scores for recorder in recorders.values()])
+    return Inside(output.logits.float(), states, [recorder.scores for recorder in recorders])
 
 # %% ../nbs/3_learning_signals/31_distillation.ipynb #c027
 def hidden_state_loss(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KEY_LAYERS', 'AttentionWrapper', 'extend_mask', 'wrapped_attention', 'PrefixAttention', 'attention_modules',
-           'Recorder', 'record_keys_and_values', 'add_prefix', 'prefixes', 'init_prefix', 'prefix_to_peft',
+           'Recorder', 'in_place', 'record_keys_and_values', 'add_prefix', 'prefixes', 'init_prefix', 'prefix_to_peft',
            'prefix_from_peft', 'Trunk', 'drop_reparametrization']
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c014
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from .lab.models.modes import mode
 from .lab.models.peft_prefix import NO_TURN, Turn, check_comparable, check_shapes, checked_turns
 from .lab.models.peft_prefix import measured_turn, position_inputs, read_prefix, write_prefix
 from .lab.models.probing import dummy_inputs
-from .lab.models.targets import excluded, in_layers
-from .model_surgery import TrainedCopy, Wrapper, disable, fill, inject, modules_by_path
+from .model_surgery import TrainedCopy, Wrapper, disable, fill, find_modules, inject, modules_by_path
 from .model_surgery import pretrained, remember, replace, undone_on_error, wrappers
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c015
@@ -34,10 +34,6 @@ class AttentionWrapper(Wrapper):
 
     extra_keys = 0  # that it puts in front
     graded = False
-
-    def __init__(self, base: Any):
-        super().__init__(base)
-        enter(pretrained(base))  # which has a view of the model's configuration from now on
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inner = self.base
@@ -52,6 +48,9 @@ class AttentionWrapper(Wrapper):
 
     def keys_and_values(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
+
+    def added(self, model: nn.Module) -> None:
+        enter(pretrained(self))  # which has a view of the model's configuration from now on
 
     def removed(self) -> None:
         leave(pretrained(self))
@@ -158,6 +157,21 @@ class Recorder(AttentionWrapper):
         return key, value
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c023
+@contextmanager
+def in_place(model: nn.Module, around: Iterable[AttentionWrapper]) -> Iterator[None]:
+    "Inside, these wrappers are in the model, around what they were made for."
+    wrapped = {wrapper.base: wrapper for wrapper in around}
+    replace(model, wrapped)
+    try:
+        for wrapper in wrapped.values():
+            wrapper.added(model)
+        yield
+    finally:
+        replace(model, {wrapper: module for module, wrapper in wrapped.items()})
+        for wrapper in wrapped.values():
+            wrapper.removed()
+
+
 @torch.no_grad()
 def record_keys_and_values(
     model: Any,
@@ -170,14 +184,8 @@ def record_keys_and_values(
     """
     found = attention_modules(model)
     recorders = {path: Recorder(found[path]) for path in (found if attentions is None else attentions)}
-    replace(model, {recorder.base: recorder for recorder in recorders.values()})
-    try:
-        with mode(model, False):
-            _read(model, inputs)
-    finally:
-        replace(model, {recorder: recorder.base for recorder in recorders.values()})
-        for recorder in recorders.values():
-            recorder.removed()
+    with in_place(model, recorders.values()), mode(model, False):
+        _read(model, inputs)
     return {recorder.base: _stacked(model, path, recorder) for path, recorder in recorders.items()}
 
 # %% ../nbs/2_parameter_efficient/23_prefix_tuning.ipynb #c023a
@@ -243,9 +251,7 @@ def _chosen(model: nn.Module, layers: Iterable[int] | None, exclude: str | Itera
     found = attention_modules(model)
     if layers is None and exclude is None:
         check_every_layer(model, found)
-    outside = excluded(dict(modules_by_path(model)), exclude or (), model)
-    inside = {path: module for path, module in found.items() if path not in outside}
-    chosen = list(inside if layers is None else in_layers(inside, layers))
+    chosen = list(find_modules(model, found, layers, exclude))
     if not chosen:
         raise ValueError(f"layers={layers!r} and exclude={exclude!r} leave no attention of {type(model).__name__}")
     return chosen

@@ -7,11 +7,14 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 import transformers
+import zoo
 from torch.testing import assert_close
 
+from finetune_lessons.distillation import look_inside
 from finetune_lessons.lab.models.modes import mode
 from finetune_lessons.model_surgery import disable, eject, load_method, pretrained, save_method, wrappers
 from finetune_lessons.prefix_tuning import (
@@ -24,7 +27,6 @@ from finetune_lessons.prefix_tuning import (
     prefixes,
     record_keys_and_values,
 )
-from tests import tiny, zoo
 
 REFUSED = (
     "big_bird convbert deberta deberta-v2 fnet funnel ibert longformer megatron-bert nystromformer rembert roformer "
@@ -346,11 +348,10 @@ def test_a_prefix_of_a_base_in_4_bits_learns_and_is_loaded_also_when_it_was_in_e
     [
         ("bert", {"layers": [1]}, ["bert.encoder.layer.1.attention.self"]),
         ("bert", {"exclude": "layer.0"}, ["bert.encoder.layer.1.attention.self"]),
-        ("t5", {"layers": [0], "exclude": ["encoder", "EncDecAttention"]}, ["decoder.block.0.layer.0.SelfAttention"]),
         (
-            "led",
-            {"exclude": "led.encoder", "layers": [1]},
-            [f"led.decoder.layers.1.{a}_attn" for a in ("self", "encoder")],
+            "mt5",
+            {"layers": [0], "exclude": ["encoder", "EncDecAttention"]},
+            ["transformer.decoder.block.0.layer.0.SelfAttention"],
         ),
     ],
 )
@@ -385,3 +386,14 @@ def test_a_layer_without_attention_is_refused_unless_the_model_is_a_hybrid():
         add_prefix(model, 3)
     assert not wrappers(model)
     assert list(prefixes(add_prefix(zoo.model("jamba", "causal_lm"), 3))) == ["model.layers.1.self_attn"]
+
+
+def test_a_look_inside_leaves_no_trace_and_says_where_there_are_no_scores():
+    model = zoo.model("llama", "causal_lm")
+    before = [vars(module).get("config") for module in model.modules()]
+    assert len(look_inside(model, zoo.inputs(model)).scores) == 2
+    assert all(vars(m).get("config") is config for m, config in zip(model.modules(), before, strict=True))
+    bloom = zoo.model("bloom", "causal_lm")
+    with pytest.raises(ValueError, match="no queries: say scores=False"):
+        look_inside(bloom, zoo.inputs(bloom))
+    assert look_inside(bloom, zoo.inputs(bloom), scores=False).depth == 2

@@ -3,13 +3,14 @@
 import json
 
 import pytest
+import tiny
 import torch
+import zoo
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from finetune_lessons.model_surgery import eject, wrappers
 from finetune_lessons.prefix_tuning import add_prefix, prefix_from_peft, prefix_to_peft, prefixes
-from tests import tiny, zoo
 
 peft = pytest.importorskip("peft")
 

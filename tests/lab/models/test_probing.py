@@ -1,10 +1,10 @@
 import pytest
 import torch
 import transformers
+from tiny import EVERY, tiny_model
 
 from finetune_lessons.lab.models.probing import dummy_inputs
 from finetune_lessons.multitask import MultiTaskModel
-from tests.tiny import EVERY, tiny_model
 
 WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 WORDS = WIDE | {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
