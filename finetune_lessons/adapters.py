@@ -7,8 +7,7 @@ __all__ = ['PLACEMENTS', 'BottleneckAdapter', 'sublayers', 'Tap', 'add_adapters'
 
 # %% ../nbs/2_parameter_efficient/21_adapters.ipynb #c006
 import threading
-from collections.abc import Collection, Iterable
-from numbers import Integral
+from collections.abc import Iterable
 from os.path import commonprefix
 from typing import Any
 
@@ -20,7 +19,7 @@ from transformers.activations import ACT2FN
 from .lab.models.linears import shape_of
 from .lab.models.parts import check_parts, parts_of, width_of
 from finetune_lessons.model_surgery import (
-    Wrapper, find_modules, inject, outermost, pretrained, remember, wrappers,
+    Model, Wrapper, find_modules, inject, outermost, pretrained, remember, wrappers,
 )
 
 # %% ../nbs/2_parameter_efficient/21_adapters.ipynb #c007
@@ -50,6 +49,10 @@ class BottleneckAdapter(Wrapper):
             return self.change(output[0], *inputs), *output[1:]
         x = inputs[0] if self.beside else output if self.tap[0] is None else self.tap[0].take()
         return output + _linear(self.f(_linear(x, self.down)), self.up).to(output.dtype)
+
+    def added(self, model: nn.Module) -> None:
+        if self.tap[0] is not None:
+            self.tap[0].attend(_around(model, self, self.tap[0]))
 
     def removed(self) -> None:
         if self.tap[0] is not None:
@@ -114,12 +117,10 @@ class Tap(Wrapper):
             self.hook.remove()
 
 
-def _attend_all(model: nn.Module, name: str) -> None:
-    paths, modules = wrappers(model, name), outermost(model)
-    for adapter, path in paths.items():
-        tap = adapter.tap[0] if isinstance(adapter, BottleneckAdapter) else None
-        if tap is not None:
-            tap.attend(modules[".".join(commonprefix([path.split("."), paths[tap].split(".")]))])
+def _around(model: nn.Module, *parts: Wrapper) -> nn.Module:
+    "The innermost module that holds them all."
+    paths = wrappers(model)
+    return outermost(model)[".".join(commonprefix([paths[part].split(".") for part in parts]))]
 
 # %% ../nbs/2_parameter_efficient/21_adapters.ipynb #c017
 def _places(
@@ -127,30 +128,16 @@ def _places(
 ) -> dict[str, str]:
     "What adapters go around, by path, each with the module whose input it reads; empty for what it goes around."
     if target_modules is not None:
-        return dict.fromkeys(_kept(model, find_modules(model, target_modules), layers, exclude), "")
+        return dict.fromkeys(find_modules(model, target_modules, layers, exclude), "")
     found = sublayers(model, PLACEMENTS[placement])
-    kept = _kept(model, [path for paths in found for path in paths], layers, exclude)
+    kept = find_modules(model, [path for paths in found for path in paths], layers, exclude)
     if placement == "parallel":
         return {end: start for start, end in zip(*found, strict=True) if start in kept and end in kept}
-    return dict.fromkeys(kept, "")
-
-
-def _kept(model: nn.Module, paths: Iterable[str], layers: Iterable[int] | None, exclude: Any) -> Collection[str]:
-    "Those in the layers of these numbers, the first in a path, and not in what is excluded."
-    outside = () if exclude is None else tuple(f"{path}." for path in find_modules(model, exclude))
-    numbers = {path: int(next(filter(str.isdigit, path.split(".")), -1)) for path in paths}
-    wanted = set(numbers.values()) if layers is None else set(layers)
-    kept = [path for path, number in numbers.items() if number in wanted and not f"{path}.".startswith(outside)]
-    if empty := wanted - {numbers[path] for path in kept}:
-        raise ValueError(
-            f"nothing is left to put an adapter after in layer {min(empty)}: layers={layers}, exclude={exclude!r}; "
-            f"without them there would be adapters in {', '.join(map(str, sorted(set(numbers.values()))))}"
-        )
-    return kept
+    return {path: "" for paths in found for path in paths if path in kept}
 
 
 def _check(bottleneck_size: int, activation: str, placement: str, target_modules: Any) -> None:
-    if activation not in ACT2FN or not isinstance(bottleneck_size, Integral) or bottleneck_size < 1:
+    if activation not in ACT2FN or not isinstance(bottleneck_size, int) or bottleneck_size < 1:
         raise ValueError(
             f"bottleneck_size must be a whole number, at least 1, and activation one of {', '.join(ACT2FN)}; "
             f"given: {bottleneck_size!r} and {activation!r}"
@@ -163,7 +150,7 @@ def _check(bottleneck_size: int, activation: str, placement: str, target_modules
 # %% ../nbs/2_parameter_efficient/21_adapters.ipynb #c019
 @remember
 def add_adapters(
-    model: nn.Module,
+    model: Model,
     bottleneck_size: int = 64,
     placement: str = "houlsby",  # after attention and FFN; "pfeiffer": after the FFN; "parallel": beside the FFN
     activation: str = "gelu",  # by the name that transformers gives it
@@ -173,13 +160,15 @@ def add_adapters(
     target_modules: str | Iterable[str] | None = None,  # after these instead: names or patterns of modules
     layers: Iterable[int] | None = None,  # only in the layers of these numbers
     exclude: str | Iterable[str] | None = None,  # but not after these modules, nor inside
-) -> nn.Module:
+) -> Model:
     """Put adapters into every layer, freeze the rest but for the head, and return the model.
 
     Raises ValueError, and leaves the model as it was, if not all of its layers have parts that are known.
     """
     _check(bottleneck_size, activation, placement, target_modules)
     places = _places(model, placement, target_modules, layers, exclude)
+    if not places:
+        raise ValueError(f"target_modules={target_modules!r} and exclude={exclude!r} leave no place for an adapter")
     there, new = outermost(model), dict[nn.Module, Wrapper]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -188,6 +177,5 @@ def add_adapters(
             new |= {tap.base: tap} if tap else {}
             width = width_of(model, end)
             new[there[end]] = BottleneckAdapter(there[end], bottleneck_size, activation, tap, width, start == end)
-        inject(model, new.__getitem__, [*places, *filter(None, places.values())], modules_to_save, name)
-    _attend_all(model, name)
-    return model
+        everywhere = [*places, *filter(None, places.values())]
+        return inject(model, new.__getitem__, everywhere, modules_to_save, name, layers, exclude)

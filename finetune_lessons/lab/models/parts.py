@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from finetune_lessons.lab.models.linears import shape_of
+from finetune_lessons.lab.models.plain_names import PlainNames
 
 # modules in a layer: attention, what stands in its place, and what belongs neither there nor to the FFN
 _ATTENTION = re.compile(r"\w*(attn|[aA]ttention)|cross_attn_\w+")
@@ -56,7 +57,7 @@ DESCRIBED = {
 
 def plain_modules(module: Any, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     "The modules by the paths that they have where nothing has been added; of a wrapper, what it lies around."
-    while hasattr(type(module), "recipe"):
+    while isinstance(module, PlainNames):
         module = module.base
     yield path, module
     for name, child in module.named_children():
