@@ -146,7 +146,8 @@ def _problem(layer: nn.Module) -> str:
     if not isinstance(layer, nn.Linear):
         return (
             f"{kind} of {type(layer).__module__} is no linear layer that is known here; known are nn.Linear (also with "
-            "a weight of torchao), Conv1D of transformers, and Linear4bit and Linear8bitLt of bitsandbytes"
+            "a weight of torchao), Conv1D of transformers, and Linear4bit and Linear8bitLt of bitsandbytes: name "
+            "others, with target_modules=[...]"
         )
     shape, weight = (known.out_features, known.in_features), known.weight
     if _bits(layer) or (weight.dtype in _FLOATING and tuple(weight.shape) == shape):
