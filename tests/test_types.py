@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "types"
 
@@ -18,11 +20,13 @@ def found(name: str) -> dict[int, str]:
     return {int(number): f"{Path(file).name} {says}" for file, number, says in lines}
 
 
-def test_right_calls_pass():
-    assert found("right.py") == {}
+@pytest.mark.parametrize("file", ["right.py", "right_methods.py"])
+def test_right_calls_pass(file):
+    assert found(file) == {}
 
 
-def test_every_wrong_call_is_found_and_nothing_else():
-    marked = [i for i, line in enumerate((FOLDER / "wrong.py").read_text().splitlines(), 1) if line.endswith("# wrong")]
-    errors = found("wrong.py")
+@pytest.mark.parametrize("file", ["wrong.py", "wrong_methods.py"])
+def test_every_wrong_call_is_found_and_nothing_else(file):
+    marked = [i for i, line in enumerate((FOLDER / file).read_text().splitlines(), 1) if line.endswith("# wrong")]
+    errors = found(file)
     assert list(errors) == marked, errors
