@@ -30,6 +30,16 @@ class Computing:
         with self._frozen.cast(model) if half else nullcontext(), fast_cpu_functions() if on_cpu else nullcontext():
             yield
 
+    def check(self, model: torch.nn.Module) -> None:
+        "Raises ValueError for weights in one half precision that are to be computed in the other."
+        halves = {name: dtype for name, dtype in DTYPES.items() if name not in ("fp32", self.precision)}
+        kept = {p.dtype for p in model.parameters()}
+        if other := [name for name, dtype in halves.items() if self.precision != "fp32" and dtype in kept]:
+            raise ValueError(
+                f"the model's weights are in {other[0]}, which cannot be computed in {self.precision}: "
+                f"precision='fp32' computes in the weights' own, and dtype=torch.float32 loads them for any precision"
+            )
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 

@@ -85,6 +85,7 @@ class Run:
         self.computing = Computing(precision, self.device)
         self.precision = self.computing.precision
         self.splits = batches_by_split(data, tokenizer, model)
+        self.computing.check(model)
         self.tasks = self.splits["train"].tasks
         self.model, self.tokenizer, self.loss = self.processes.placed(model), tokenizer, loss
         self.learner = with_loss(model, loss, self.device)

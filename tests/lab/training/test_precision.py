@@ -7,7 +7,7 @@ import torch
 from tiny import classification, language_model, same_bits, tiny_language_data, tiny_model, tiny_run, weights
 
 from finetune_lessons.adapters import add_adapters
-from finetune_lessons.lab.training.precision import FrozenWeights
+from finetune_lessons.lab.training.precision import DTYPES, FrozenWeights
 from finetune_lessons.lora import add_lora
 from finetune_lessons.model_surgery import freeze, unfreeze
 from finetune_lessons.prefix_tuning import add_prefix
@@ -102,3 +102,11 @@ def test_a_weight_that_changes_between_two_steps_is_noticed(change):
 
     runs = [tiny_run(add_lora(tiny_model("bert"), r=4), precision="bf16") for _ in range(2)]
     assert with_change(runs[0]) == with_change(cast_in_every_step(runs[1]))
+
+
+@pytest.mark.parametrize(("weights", "precision"), [("fp16", "bf16"), ("bf16", "fp16")])
+def test_weights_in_one_half_precision_are_not_computed_in_the_other(weights, precision):
+    model = tiny_model("bert")
+    model.bert.to(DTYPES[weights]).requires_grad_(False)
+    with pytest.raises(ValueError, match=f"weights are in {weights}, which cannot be computed in {precision}: prec"):
+        tiny_run(model, precision=precision)
