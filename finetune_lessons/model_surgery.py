@@ -160,8 +160,10 @@ def find_modules(
             raise ValueError(f"no module of {type(model).__name__} is called {name!r}; there are: {there}")
         found |= matched
     outside = excluded(paths, exclude, model) if exclude else set()
-    found = {path: module for path, module in found.items() if path not in outside}
-    return found if layers is None else in_layers(found, layers)
+    inside = {path: module for path, module in found.items() if path not in outside}
+    if found and not inside:
+        raise ValueError(f"exclude={exclude!r} leaves nothing of {', '.join(names)}")
+    return inside if layers is None else in_layers(inside, layers)
 
 
 def _linear(model: Any, paths: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
