@@ -119,7 +119,7 @@ class Wrapper(PlainNames):
             module = getattr(module, module.at_work())
         return getattr(module, name)
 
-
+# %% ../nbs/1_foundations/14_model_surgery.ipynb #c015a
 def pretrained(module: Any) -> nn.Module:
     while isinstance(module, Wrapper):
         module = module.base
