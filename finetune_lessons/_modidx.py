@@ -448,5 +448,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'finetune_lessons/prompt_tuning.py'),
                                                 'finetune_lessons.prompt_tuning.nearest_words': ( '2_parameter_efficient/prompt_tuning.html#nearest_words',
                                                                                                   'finetune_lessons/prompt_tuning.py'),
+                                                'finetune_lessons.prompt_tuning.prompt_from_peft': ( '2_parameter_efficient/prompt_tuning.html#prompt_from_peft',
+                                                                                                     'finetune_lessons/prompt_tuning.py'),
+                                                'finetune_lessons.prompt_tuning.prompt_to_peft': ( '2_parameter_efficient/prompt_tuning.html#prompt_to_peft',
+                                                                                                   'finetune_lessons/prompt_tuning.py'),
                                                 'finetune_lessons.prompt_tuning.soft_prompt': ( '2_parameter_efficient/prompt_tuning.html#soft_prompt',
                                                                                                 'finetune_lessons/prompt_tuning.py')}}}

@@ -1,5 +1,7 @@
 """What a user does with the methods, and a strict type checker accepts; it is read, never run."""
 
+from typing import assert_type
+
 from transformers import BertForSequenceClassification
 
 from finetune_lessons.adapters import add_adapters
@@ -9,9 +11,9 @@ from finetune_lessons.prefix_tuning import add_prefix
 from finetune_lessons.prompt_tuning import add_prompt
 
 bert = BertForSequenceClassification.from_pretrained("folder")
-add_lora(bert, r=8, lora_alpha=16, target_modules=["query", "value"])
-add_lora(bert, target_modules="all-linear", name="films")
-add_adapters(bert, bottleneck_size=16, placement="pfeiffer")
+assert_type(add_lora(bert, r=8, lora_alpha=16, target_modules=["query", "value"]), BertForSequenceClassification)
+assert_type(add_lora(bert, target_modules="all-linear", name="films"), BertForSequenceClassification)
+assert_type(add_adapters(bert, bottleneck_size=16, placement="pfeiffer"), BertForSequenceClassification)
 add_prefix(bert, num_virtual_tokens=5)
 add_prompt(bert, num_virtual_tokens=5)
 save_method(bert, "folder", "films")
