@@ -214,8 +214,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'finetune_lessons/model_surgery.py'),
                                                 'finetune_lessons.model_surgery._pretrained': ( '1_foundations/model_surgery.html#_pretrained',
                                                                                                 'finetune_lessons/model_surgery.py'),
-                                                'finetune_lessons.model_surgery._saved_parameters': ( '1_foundations/model_surgery.html#_saved_parameters',
-                                                                                                      'finetune_lessons/model_surgery.py'),
                                                 'finetune_lessons.model_surgery._targets': ( '1_foundations/model_surgery.html#_targets',
                                                                                              'finetune_lessons/model_surgery.py'),
                                                 'finetune_lessons.model_surgery._try_out': ( '1_foundations/model_surgery.html#_try_out',

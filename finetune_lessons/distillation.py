@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
+from .lab.notes import show_notes
 from .cross_entropy import cross_entropy, next_token_labels
 from .lab.training.batches import MODEL_INPUTS, Batches, model_inputs
 from .lab.training.columns import Column
@@ -400,3 +401,6 @@ def _names_in(data: "DatasetDict") -> list[str]:
     splits = [split for split in data.values() if "label" in split.column_names or "labels" in split.column_names]
     found = (Column("", "label" if "label" in split.column_names else "labels", split).names for split in splits)
     return next(filter(None, found), [])
+
+
+show_notes(globals())

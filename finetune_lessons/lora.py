@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .lab.notes import show_notes
 from .lab.models.hollow import hollow
 from .lab.models.linears import dense_layer, dense_weight, distance, is_linear, is_quantised
 from .lab.models.linears import shape_of, unreached, warn_of_rounding, written
@@ -441,3 +442,6 @@ def _taken_out(layer: nn.Module, begun: str, r: int, s: float) -> tuple[Tensor, 
     U, S, V = torch.linalg.svd(W, full_matrices=False)
     root = (S[:r] / s).sqrt()
     return root[:, None] * V[:r], U[:, :r] * root
+
+
+show_notes(globals())

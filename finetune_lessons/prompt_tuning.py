@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .lab.notes import show_notes
 from .lab.models import prompted, prompted_inputs
 from .lab.models.inputs import accepted
 from .lab.models.peft_prompt import read_prompt, write_prompt
 from .lab.training.tasks import IGNORE_INDEX
-from .model_surgery import TrainedCopy, Wrapper, fill, inject, method_parameters, modules_by_path
+from .model_surgery import Model, TrainedCopy, Wrapper, fill, inject, method_parameters, modules_by_path
 from .model_surgery import remember, undone_on_error, wrappers
 
 if TYPE_CHECKING:
@@ -141,12 +142,12 @@ class SoftPrompt(VirtualTokens):
 # %% ../nbs/2_parameter_efficient/24_prompt_tuning.ipynb #c020
 @remember
 def add_prompt(
-    model: nn.Module,
+    model: Model,
     num_virtual_tokens: int = 20,  # new words in front of each text
     modules_to_save: Iterable[str] | None = None,  # trained whole; None: the head, if it is new
     name: str = "prompt",
     seed: int = 0,
-) -> nn.Module:
+) -> Model:
     """Put a soft prompt before every text, freeze the rest but for the head, and return the model.
 
     Lester et al. 2021, arXiv:2104.08691. Raises ValueError for a model that has a soft prompt already, and
@@ -232,3 +233,6 @@ def prompt_from_peft(
         prompt = next(path for path, p in trained.items() if p is soft_prompt(model).vectors)
         fill(trained, {prompt: vectors, **heads})
     return model
+
+
+show_notes(globals())

@@ -178,18 +178,10 @@ def test_the_lab_holds_no_lesson():
 
 
 LESSONS = sorted(path.stem for path in PACKAGE.glob("[a-z]*.py"))
-LEFT = {  # names that are no user's, and still stand in `__all__`
-    "adapters": {"PLACEMENTS"},
-    "lora": {"QUERY_AND_VALUE", "SETTINGS", "NO_MATTER"},
-    "model_surgery": {"DESCRIPTION", "WEIGHTS", "METHODS", "FORMAT", "Model", "Add", "pretrained", "freeze_parameters"},
-    "prefix_tuning": {"KEY_LAYERS"},
-}
-
-
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_public_names_of_a_lesson_are_functions_and_classes_that_say_what_they_do(lesson):
     module = importlib.import_module(f"finetune_lessons.{lesson}")
-    public = {name: getattr(module, name) for name in module.__all__ if name not in LEFT.get(lesson, ())}
+    public = {name: getattr(module, name) for name in module.__all__}
     kinds = (FunctionType, type, GenericAlias)
     assert not [name for name, value in public.items() if not isinstance(value, kinds)], "a leading _ keeps it private"
     assert not [name for name, value in public.items() if not (value.__doc__ or "").strip()]
