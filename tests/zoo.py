@@ -25,8 +25,9 @@ MAPPINGS = {
     "speech_to_text": modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
     "image_classifier": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "audio_classifier": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    "bare": modeling_auto.MODEL_MAPPING_NAMES,  # the body that all kinds have in common, which is no kind
 }  # the name of each architecture's class of this kind
-KINDS = tuple(MAPPINGS)
+KINDS = tuple(MAPPINGS)[:-1]
 HEADS = ("classifier", "token_classifier", "question_answering")
 FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {  # the kinds, as far as an architecture has them; the architectures
     "encoders": (
@@ -125,6 +126,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "n_groups": 1},
+    "mobilebert": {"hidden_size": 64, "initializer_range": 0.05},  # without norms it grows from layer to layer
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "swin": {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 2},
     "t5": {"decoder_start_token_id": PAD},
