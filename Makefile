@@ -19,7 +19,7 @@ ifeq ($(MAKECMDGOALS)$(L),lesson)
 $(error Which lesson? For example: make lesson L=11)
 endif
 
-.PHONY: help setup lab lesson test lint bench export browser clean
+.PHONY: help setup lab lesson test lint bench works export browser clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -51,6 +51,9 @@ lint: $(READY)  ## Check style, types, and which way imports go
 bench: $(READY)  ## Measure all for nbs/benchmarks.ipynb, or print one: make bench B=training
 	$(BIN)/finetune-lessons bench $(B)
 	@test $(B) != all || $(BIN)/finetune-lessons run nbs/benchmarks.ipynb --save
+
+works: $(READY)  ## Measure which method works on which model, here and in peft, and write the table
+	$(BIN)/python tests/works_table.py
 
 export: $(READY)  ## Write the modules and the README from the notebooks
 	$(BIN)/nbdev-export

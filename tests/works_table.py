@@ -1,4 +1,4 @@
-"""The table of what works on what. `python tests/works_table.py` measures it anew and writes it to where it is kept."""
+"""The table of what works on what. `make works` measures it anew and writes it to where it is kept."""
 
 import csv
 import importlib.metadata
@@ -36,9 +36,10 @@ def markdown(rows: Iterable[Row]) -> str:
     rows = list(rows)
     names, kinds = ({row[key] for row in rows} for key in ("architecture", "kind"))
     works = {method: sum(row[method] == "works" for row in rows) for method in SHOWN}
+    said = ", ".join(kind.replace("_", " ").replace(" lm", " LM") for kind in zoo.KINDS if kind in kinds)
     text = f"""
         Each method on {len(names)} architectures of transformers {rows[0]["transformers"]} and {len(kinds)} kinds of
-        model ({", ".join(kind.replace("_", " ") for kind in zoo.KINDS if kind in kinds)}), all tiny and random:
+        model ({said}), all tiny and random:
         {len(rows)} models. ✓ is: the same answers as before when just added (but for a prefix and a prompt), a gradient
         for every part, nothing else moves, equal after saving and loading, the pretrained model to the bit when
         switched off or taken out. "Refused" is: one or two sentences say why, and what to do instead; the model is as
@@ -47,7 +48,7 @@ def markdown(rows: Iterable[Row]) -> str:
         LoRA works on {works["LoRA"]} of the {len(rows)} models (in peft, with its default targets or all linear layers:
         {works["peft LoRA"]}), a prefix on {works["prefix"]} ({works["peft prefix"]}), a soft prompt on
         {works["prompt"]} ({works["peft prompt"]}). [The whole table](results/works.csv) has a row for
-        each model, and a test holds it to what the code does."""
+        each model; a test holds it to what the code does, and `make works` measures it anew."""
     head = ("", "architectures", "models", *SHOWN)
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *_groups(rows)]
     return "\n".join(["## What works on what", "", textwrap.fill(" ".join(text.split()), 120), "", *table])

@@ -31,7 +31,7 @@ def test_the_table_has_a_row_for_every_model():
 
 def test_the_index_shows_the_table():
     cells = {cell.id: cell.source for cell in nbformat.read(works_table.INDEX, as_version=4).cells}
-    assert cells[works_table.CELL] == works_table.markdown(TABLE.values()), "run `python tests/works_table.py`"
+    assert cells[works_table.CELL] == works_table.markdown(TABLE.values()), "run `make works`"
     assert len(cells[works_table.CELL].splitlines()) <= 60
 
 
