@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layer_groups', 'Wrapper', 'pretrained', 'modules_by_path', 'outermost', 'find_modules', 'freeze', 'unfreeze',
            'TrainedCopy', 'trained_copies', 'wrappers', 'replace', 'inject', 'freeze_parameters',
-           'pretrained_parameters', 'activate', 'disable', 'methods_by_row', 'eject', 'as_before_on_error', 'remember',
+           'pretrained_parameters', 'as_before_on_error', 'activate', 'disable', 'methods_by_row', 'eject', 'remember',
            'save_method', 'method_parameters', 'push_method', 'load_method', 'undone_on_error', 'saved_megabytes']
 
 # %% ../nbs/1_foundations/14_model_surgery.ipynb #c006
@@ -339,6 +339,20 @@ def _try_out(model: nn.Module, name: str) -> None:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"{type(model).__name__} does not run with {name!r} in it: {error}") from error
 
+
+@contextmanager
+def as_before_on_error(model: nn.Module) -> Iterator[None]:
+    "What was put in inside is taken out again if the block does not come to its end."
+    wrapped, required = set(wrappers(model)), {p: p.requires_grad for p in model.parameters()}
+    try:
+        yield
+    except BaseException:
+        for name in {wrapper.name for wrapper in wrappers(model)} - {wrapper.name for wrapper in wrapped}:
+            eject(model, name)
+        for parameter, value in required.items():
+            parameter.requires_grad_(value)
+        raise
+
 # %% ../nbs/1_foundations/14_model_surgery.ipynb #c048
 def activate(
     model: Model,
@@ -423,20 +437,6 @@ def eject(
         if not staying:
             parameter.requires_grad_(path in thawed or parameter.requires_grad)
     return model
-
-
-@contextmanager
-def as_before_on_error(model: nn.Module) -> Iterator[None]:
-    "What was put in inside is taken out again if the block does not come to its end."
-    wrapped, required = set(wrappers(model)), {p: p.requires_grad for p in model.parameters()}
-    try:
-        yield
-    except BaseException:
-        for name in {wrapper.name for wrapper in wrappers(model)} - {wrapper.name for wrapper in wrapped}:
-            eject(model, name)
-        for parameter, value in required.items():
-            parameter.requires_grad_(value)
-        raise
 
 # %% ../nbs/1_foundations/14_model_surgery.ipynb #c055a
 DESCRIPTION, WEIGHTS = "method.json", "method.safetensors"
