@@ -273,6 +273,7 @@ def inject(
     copies = trained_copies(model, find_modules(model, heads).values())
     targets = _targets(model, target_modules, layers, exclude, copies)
     new = {module: wrap(module) for module in targets} | copies
+    inputs = trial_inputs(model)
     keep_gradients(model)
     with as_before_on_error(model):
         thawed = [path for path, p in _pretrained(model).items() if p.requires_grad]
@@ -286,7 +287,7 @@ def inject(
         for wrapper in new.values():
             wrapper.added(model)
         freeze_parameters(p for wrapper in _covered(model) for p in wrapper.own_parameters().values())
-        _try_out(model, name)
+        _try_out(model, name, inputs)
     return model
 
 
@@ -328,10 +329,8 @@ def pretrained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(dict.fromkeys(_pretrained(model).values()))
 
 
-def _try_out(model: nn.Module, name: str) -> None:
+def _try_out(model: nn.Module, name: str, inputs: list[Any]) -> None:
     "Raises ValueError if a part of the method takes no part in the model; nothing for a model that cannot be tried."
-    with disable(model):
-        inputs = trial_inputs(model)
     parts = {path: (w, list(w.own_parameters().values())) for w, path in wrappers(model, name).items()}
     try:
         if inputs:
@@ -347,8 +346,9 @@ def as_before_on_error(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name in {wrapper.name for wrapper in wrappers(model)} - {wrapper.name for wrapper in wrapped}:
-            eject(model, name)
+        for wrapper in reversed([wrapper for wrapper in wrappers(model) if wrapper not in wrapped]):
+            replace(model, {wrapper: wrapper.base})
+            wrapper.removed()
         for parameter, value in required.items():
             parameter.requires_grad_(value)
         raise

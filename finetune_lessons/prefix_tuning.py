@@ -279,7 +279,8 @@ def init_prefix(
 
     Raises ValueError for a text that is too short, or more than one, and for a prefix that a network makes.
     """
-    found = prefixes(model, name)
+    if not (found := prefixes(model, name)):
+        raise ValueError(f"{name!r} is no prefix of this module's making: add_prefix(model, name={name!r})")
     n = max(wrapper.extra_keys for wrapper in found.values())
     if any(wrapper.shared[0] for wrapper in found.values()) or input_ids.shape[-1] < n:
         raise ValueError(
