@@ -78,6 +78,7 @@ class Wrapper(PlainNames):
     graded = True  # whether that can be another number, and another one for each row
     recipe: Mapping[str, Any] = MappingProxyType({})  # how it was made, for `save_method`
     thawed: Sequence[str] = ()  # what was trained before, by path
+    whole: Sequence[str] = ()  # what its method trains whole, as it was asked for
 
     def __init__(self, base: Any):
         super().__init__()
@@ -163,8 +164,6 @@ def find_modules(
         found |= matched
     outside = excluded(paths, exclude, model) if exclude else set()
     inside = {path: module for path, module in found.items() if path not in outside}
-    if found and not inside:
-        raise ValueError(f"exclude={exclude!r} leaves nothing of {', '.join(names)}")
     return inside if layers is None else in_layers(inside, layers)
 
 
@@ -223,7 +222,8 @@ def trained_copies(model: nn.Module, modules: Iterable[nn.Module]) -> dict[nn.Mo
     whole = list(dict.fromkeys(modules))
     inside = {part for module in whole for part in module.modules()}
     weights = {p for module in whole for p in pretrained(module).parameters()}
-    others = [module for module in dict.fromkeys(outermost(model).values()) if module not in inside]
+    apart = [module for module in dict.fromkeys(outermost(model).values()) if module not in inside]
+    others = [module for module in apart if not inside.intersection(module.modules())]
     whole += [module for module in others if weights & set(pretrained(module).parameters(recurse=False))]
     copies = densified([pretrained(module) for module in whole])  # at once, which keeps what is shared
     return {module: TrainedCopy(module, copy) for module, copy in zip(whole, copies, strict=True)}
@@ -279,7 +279,7 @@ def inject(
         thawed = [path for path, p in _pretrained(model).items() if p.requires_grad]
         freeze_parameters(_pretrained(model).values())
         for module, wrapper in new.items():
-            wrapper.name, wrapper.thawed = name, thawed
+            wrapper.name, wrapper.thawed, wrapper.whole = name, thawed, heads
             with modes_kept(module.modules()):
                 wrapper.train(module.training)
             settle(wrapper.own_parameters().values(), pretrained(module), next(model.parameters()).device)
@@ -309,6 +309,8 @@ def _targets(
             path = next(iter(matched))
             raise ValueError(f"{path} is trained whole, it or one that shares its weight: leave it out of the targets")
         found |= dict.fromkeys(outside)
+    if exclude and not found:
+        raise ValueError(f"exclude={exclude!r} leaves nothing of {names!r}")
     return list(found)
 
 
@@ -476,10 +478,9 @@ def save_method(
     name = name or names.pop()
     check_frozen(model, pretrained_parameters(model), name)
     tensors = {key: p.detach().contiguous() for key, p in method_parameters(model, name).items()}
-    found = wrappers(model, name)
-    recipe, whole = next(iter(found)).recipe, [path for w, path in found.items() if isinstance(w, TrainedCopy)]
-    described = {"format": FORMAT, "name": name, **recipe, "trained_whole": whole, "base": base_of(model), **versions()}
-    described["model"] = _fingerprint(model, name)
+    first = next(iter(wrappers(model, name)))
+    described = {"format": FORMAT, "name": name, **first.recipe, "trained_whole": list(first.whole)}
+    described |= {"base": base_of(model), **versions(), "model": _fingerprint(model, name)}
     write_described(Path(folder, DESCRIPTION), Path(folder, WEIGHTS), described, tensors)
 
 

@@ -147,7 +147,7 @@ def test_targets_are_names_patterns_layers_and_exclusions():
         ([r"qu.ry"], {}, "no module of BertForSequenceClassification is called 'qu.ry'; there are:"),
         (["query"], {"layers": [0, 7]}, r"layers=\[0, 7\]: none of the modules is in layer 7; they are in \[0, 1\]"),
         (["query"], {"exclude": "kery"}, "is called 'kery': exclude leaves nothing out"),
-        (["query"], {"exclude": ["encoder"]}, r"exclude=\['encoder'\] leaves nothing of query"),
+        (["query"], {"exclude": ["encoder"]}, r"exclude=\['encoder'\] leaves nothing of \['query'\]"),
     ]:
         with pytest.raises(ValueError, match=says):
             targets(*args, **kwargs)
@@ -345,3 +345,9 @@ def test_a_module_of_ones_own_is_saved_and_wrong_arguments_are_refused_before_th
     with pytest.raises(ValueError, match="lora_alpha is a number, a text, or a collection of them; given: object"):
         add_lora(model := Own(), target_modules=["layer"], lora_alpha=object())
     assert not wrappers(model)
+
+
+def test_what_a_module_that_is_trained_whole_lies_in_is_not_copied_besides():
+    model = add_lora(tiny.tiny_model("bert", "masked_lm"), modules_to_save=["cls.predictions.decoder"])
+    copied = {path for wrapper, path in wrappers(model).items() if isinstance(wrapper, TrainedCopy)}
+    assert copied == {"cls.predictions.decoder", "bert.embeddings.word_embeddings"}
