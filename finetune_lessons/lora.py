@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .lab.notes import show_notes
+from .lab.models.files import base_of
 from .lab.models.hollow import hollow
 from .lab.models.linears import dense_layer, dense_weight, distance, is_linear, is_quantised
 from .lab.models.linears import shape_of, unreached, warn_of_rounding, written
 from .lab.models.parts import query_and_value
+from .lab.models.peft_files import HEADS, SETTINGS, TASKS, adapter_files, peft_library, write_adapter
 from .lab.models.rows import chosen_rows
 from .lab.models.targets import ALL_LINEAR, named
 from .model_surgery import Model, TrainedCopy, Wrapper, eject, fill, find_modules, inject
-from .model_surgery import method_parameters, outermost, pretrained, refuse_link, remember, replacing
+from .model_surgery import method_parameters, outermost, pretrained, remember, replacing
 from .model_surgery import undone_on_error, wrappers
 
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c012
@@ -70,11 +72,15 @@ class LoRALinear(LowRank):
 
     def fuse(self) -> nn.Module:
         "The layer with W + s BA, made anew if anything that it is made of is another now."
-        fused, (tensors, state) = self.fused, _made_of(self)
-        if not fused or fused[1] != state:
-            kept = [tensor.detach() for tensor in tensors]  # so that no other tensor gets their places in memory
-            self.fused = fused = (kept, state, self.merged())
+        fused = self.fused
+        if not fused or fused[1] != _made_of(self)[1]:
+            self.fused = fused = self.fusion()
         return fused[2]
+
+    def fusion(self) -> tuple[list[Tensor], list[Any], nn.Module]:
+        tensors, state = _made_of(self)
+        kept = [tensor.detach() for tensor in tensors]  # so that no other tensor gets their places in memory
+        return kept, state, self.merged()
 
     def merged(self) -> nn.Module:
         "The layer with the weight W + s BA, in W's precision; a quantised W is dense then."
@@ -207,10 +213,11 @@ def merge_lora(
 
     Where a number changes, in W, A or B, the product is made anew. Warns how far quantised layers are off, dense.
     """
-    merged = {layer: layer.merged() for layer in _layers(model, name).values()}
-    warn_of_rounding([distance(layer, new) for layer, new in merged.items() if is_quantised(pretrained(layer))])
-    for layer in merged:
-        layer.fuse()
+    fusions = {layer: layer.fusion() for layer in _layers(model, name).values()}
+    quantised = [layer for layer in fusions if is_quantised(pretrained(layer))]
+    warn_of_rounding([distance(layer, fusions[layer][2]) for layer in quantised])
+    for layer, fusion in fusions.items():
+        layer.fused = fusion
     return model
 
 
@@ -233,9 +240,6 @@ def to_peft(
 
     Raises ValueError for what peft's files do not hold, and for a LoRA that peft would put around other layers.
     """
-    peft = _peft()
-    from safetensors.torch import save_file
-
     found, layers, trained = wrappers(model, name), _layers(model, name), method_parameters(model, name)
     arguments = next(iter(found)).recipe.get("arguments", {})
     if not layers or "lora_alpha" not in arguments:
@@ -246,44 +250,29 @@ def to_peft(
             f"{tied[0]} shares the weight of another module that is trained whole, which peft's files do not hold: "
             "save_method keeps it, and eject(model, merge=True) makes one model of all"
         )
-    config = peft.LoraConfig(
+    config = peft_library().LoraConfig(
         **_task(model, heads),
-        base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        base_model_name_or_path=base_of(model),
         target_modules=list(layers),
         modules_to_save=heads or None,
         fan_in_fan_out=any(isinstance(pretrained(layer), Conv1D) for layer in layers.values()),
         **{key: value for key in _SETTINGS if (value := arguments.get(key)) is not None},
     )
-    tensors = {_peft_name(path): p.detach().contiguous() for path, p in trained.items()}
     with replacing(folder) as new:
-        config.save_pretrained(str(new))
-        save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_adapter(new, config, {_peft_name(path): p for path, p in trained.items()})
         _check_read_back(model, new, name)
 
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ValueError("the library peft is not installed: pip install peft") from error
-    return peft
-
 # %% ../nbs/2_parameter_efficient/22_lora.ipynb #c051
-_HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
-_KINDS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
-_KINDS |= {"ForQuestionAnswering": "QUESTION_ANS"}
-
-
 def _task(model: Any, heads: list[str]) -> dict[str, Any]:
     "peft's name for what the model does; where it has none, or means other heads by it, the model's class."
     kind, task = type(model).__name__, None
     if getattr(model, "main_input_name", "input_ids") == "input_ids" and hasattr(model, "config"):
-        task = next((task for end, task in _KINDS.items() if kind.endswith(end)), None)
+        task = next((task for end, task in TASKS.items() if kind.endswith(end)), None)
         if task is None and model.base_model is model:
             task = "FEATURE_EXTRACTION"
         if task is None and model.can_generate():
             task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    theirs = {path for path in outermost(model) if path.rpartition(".")[2] in _HEADS.get(task or "", ())}
+    theirs = {path for path in outermost(model) if path.rpartition(".")[2] in HEADS.get(task or "", ())}
     if task and theirs <= set(heads):
         return {"task_type": task}
     return {"auto_mapping": {"base_model_class": kind, "parent_library": type(model).__module__}}
@@ -303,7 +292,7 @@ def _check_read_back(model: nn.Module, folder: Path, name: str) -> None:
     advice = "save_method keeps it, and eject(model, merge=True) makes one model of all"
     try:
         twin = eject(hollow(model))
-        theirs: Any = _peft().PeftModel.from_pretrained(twin, str(folder), torch_device="cpu")
+        theirs: Any = peft_library().PeftModel.from_pretrained(twin, str(folder), torch_device="cpu")
     except Exception as error:
         raise ValueError(f"{refusal}: {error}. {advice}") from error
     found: dict[str, Any] = {p: m for p, m in theirs.get_base_model().named_modules() if isinstance(m, LoraLayer)}
@@ -333,21 +322,10 @@ _W_LESS = ("pissa", "olora")  # those that take BA out of W, when peft adds the 
 
 
 def _read_peft(folder: str | Path) -> tuple[Any, dict[str, Tensor]]:
-    peft = _peft()
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    weights, described = Path(folder) / "adapter_model.safetensors", Path(folder) / "adapter_config.json"
-    for file in (weights, described):
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no {file.name}; weights in other formats than safetensors are not read")
-        refuse_link(file)
-    try:
-        given = json.loads(described.read_text(encoding="utf-8"))
-        config, tensors = peft.PeftConfig.from_pretrained(str(folder)), load_file(weights)
+    with adapter_files(folder, "what peft wrote, or it is damaged") as (config, tensors):
+        given = json.loads(Path(folder, SETTINGS).read_text(encoding="utf-8"))
         kind, given = config.peft_type, {key: value for key, value in given.items() if key not in _NO_MATTER}
-    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{folder} does not hold what peft wrote, or it is damaged: {error}") from error
+    peft = peft_library()
     if not isinstance(config, peft.LoraConfig):
         raise ValueError(f"{folder} holds {kind}, not LoRA")
     usual = peft.LoraConfig().to_dict() | dict.fromkeys(_SETTINGS)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune_lessons.lab.models.files import refuse_link, replacing
+from finetune_lessons.lab.models.files import base_of, replacing
+from finetune_lessons.lab.models.peft_files import HEADS, TASKS, adapter_files, peft_library, write_adapter
 
-WEIGHTS, SETTINGS, TABLE, BODY = "adapter_model.safetensors", "adapter_config.json", "prompt_embeddings", "base_model."
-_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
-_HEADS = {"classifier", "score"}  # that peft trains along, for these tasks
+TABLE, BODY = "prompt_embeddings", "base_model."
+_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS")  # the tasks for which peft trains a head along with a prefix
 _BY_DISTANCE = {"BloomAttention", "MptAttention"}  # positions are a bias between two tokens, and not an input
 
 
@@ -85,7 +85,7 @@ def check_comparable(
         why = f"peft has a prefix in each of its {layers} layers, here {len(modules)} attentions have one"
     elif "position_ids" not in takes and not {type(module).__name__ for module in modules} <= _BY_DISTANCE:
         why = "peft moves the text by the length of the prefix, and this model takes no positions to compare"
-    elif other := set(heads) - (_HEADS if _task(model) in _TASKS.values() else set()):
+    elif other := set(heads) - HEADS.get(_task(model) or "", set()):
         why = f"{min(other)} is trained whole, which peft's prefixes cannot have along. save_method keeps it"
     else:
         return
@@ -103,8 +103,9 @@ def checked_turns(model: Any, turns: Mapping[str, Turn | None]) -> list[Turn]:
 
 
 def _task(model: Any) -> str | None:
-    ending = next((task for ending, task in _TASKS.items() if type(model).__name__.endswith(ending)), None)
-    return ending or ("CAUSAL_LM" if model.can_generate() else None)
+    endings = {ending: task for ending, task in TASKS.items() if task in _WITH_HEADS}
+    task = next((task for ending, task in endings.items() if type(model).__name__.endswith(ending)), None)
+    return task or ("CAUSAL_LM" if model.can_generate() else None)
 
 
 def write_prefix(
@@ -114,11 +115,8 @@ def write_prefix(
     heads: Mapping[str, Tensor],  # what was trained whole, by name
 ) -> None:
     "Write what `PeftModel.from_pretrained` reads."
-    from peft import PrefixTuningConfig
-    from safetensors.torch import save_file
-
     _, key_heads, n, width = tables[0].shape
-    config = PrefixTuningConfig(
+    config = peft_library().PrefixTuningConfig(
         task_type=_task(model),
         num_virtual_tokens=n,
         num_layers=len(tables),
@@ -127,37 +125,25 @@ def write_prefix(
         encoder_hidden_size=key_heads * width,
         num_transformer_submodules=1,
         inference_mode=True,
-        base_model_name_or_path=getattr(model.config, "_name_or_path", None) or None,
+        base_model_name_or_path=base_of(model),
     )
     flat = torch.stack(tables).permute(3, 0, 1, 2, 4).flatten(1).float()  # (n, layers * 2 * key heads * width)
     tensors = {TABLE: flat} | {BODY + name: x for name, x in heads.items()}
     with replacing(folder) as new:
-        config.save_pretrained(str(new))
-        save_file({key: x.cpu().contiguous() for key, x in tensors.items()}, new / WEIGHTS, metadata={"format": "pt"})
+        write_adapter(new, config, tensors)
 
 
 def read_prefix(
     folder: str | Path,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     "(layers, 2, key heads, virtual tokens, width of a head), and what was trained whole, by name."
-    from peft import PeftConfig, PrefixTuningConfig
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    for file in (Path(folder, WEIGHTS), Path(folder, SETTINGS)):
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no {file.name}; weights in other formats than safetensors are not read")
-        refuse_link(file)
-    try:
-        config, tensors = PeftConfig.from_pretrained(str(folder)), load_file(Path(folder, WEIGHTS))
-        if not isinstance(config, PrefixTuningConfig) or TABLE not in tensors:
+    with adapter_files(folder, "a prefix that can be read") as (config, tensors):
+        if not isinstance(config, peft_library().PrefixTuningConfig) or TABLE not in tensors:
             raise ValueError(f"it holds {getattr(config.peft_type, 'value', config.peft_type)}, no table of a prefix")
         if config.num_transformer_submodules != 1:
             raise ValueError("it is the prefix of an encoder-decoder")
         flat = tensors.pop(TABLE)
         by_layer = flat.unflatten(1, (config.num_layers or 0, 2, config.num_attention_heads or 0, -1))
-    except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{folder} does not hold a prefix that can be read: {error}") from error
     return by_layer.permute(1, 2, 3, 0, 4), {name.removeprefix(BODY): x for name, x in tensors.items()}
 
 

@@ -6,15 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune_lessons.lab.models.files import refuse_link, replacing
-from finetune_lessons.lab.models.peft_prefix import BODY, SETTINGS, TABLE, WEIGHTS
-
-_TASKS = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
-_HEADS = {"SEQ_CLS": {"classifier", "score"}, "TOKEN_CLS": {"classifier", "score"}, "QUESTION_ANS": {"qa_outputs"}}
+from finetune_lessons.lab.models.files import base_of, replacing
+from finetune_lessons.lab.models.peft_files import HEADS, TASKS, adapter_files, peft_library, write_adapter
+from finetune_lessons.lab.models.peft_prefix import BODY, TABLE
 
 
 def write_prompt(
@@ -27,13 +21,10 @@ def write_prompt(
 
     Raises ValueError for a model that peft puts no soft prompt in, and for a head that it does not keep with one.
     """
-    from peft import PromptTuningConfig
-    from safetensors.torch import save_file
-
     task = _task(model)
-    if other := set(heads) - _HEADS.get(task, set()):
+    if other := set(heads) - HEADS.get(task, set()):
         raise ValueError(f"{min(other)} is trained whole, which peft's soft prompts cannot have along: use save_method")
-    config = PromptTuningConfig(
+    config = peft_library().PromptTuningConfig(
         task_type=task,
         num_virtual_tokens=len(vectors),
         token_dim=vectors.shape[1],
@@ -41,19 +32,18 @@ def write_prompt(
         num_layers=getattr(model.config, "num_hidden_layers", 1),
         num_attention_heads=getattr(model.config, "num_attention_heads", 1),
         inference_mode=True,
-        base_model_name_or_path=getattr(model.config, "_name_or_path", None) or None,
+        base_model_name_or_path=base_of(model),
     )
     tensors = {TABLE: vectors} | {f"{BODY}{path}.{key}": x for path, head in heads.items() for key, x in head.items()}
     with replacing(folder) as new:
-        config.save_pretrained(str(new))
-        save_file({key: x.cpu().contiguous() for key, x in tensors.items()}, new / WEIGHTS, metadata={"format": "pt"})
+        write_adapter(new, config, tensors)
 
 
 def _task(model: Any) -> str:
     name = type(model).__name__
     if model.can_generate():
         return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    if task := next((task for ending, task in _TASKS.items() if name.endswith(ending)), None):
+    if task := next((task for ending, task in TASKS.items() if name.endswith(ending)), None):
         return task
     if name.endswith("Model"):
         return "FEATURE_EXTRACTION"
@@ -64,21 +54,10 @@ def read_prompt(
     folder: str | Path,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     "The vectors (virtual tokens, width), and what was trained whole, by name."
-    from peft import PeftConfig, PromptTuningConfig
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    for file in (Path(folder, WEIGHTS), Path(folder, SETTINGS)):
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no {file.name}; weights in other formats than safetensors are not read")
-        refuse_link(file)
-    try:
-        config, tensors = PeftConfig.from_pretrained(str(folder)), load_file(Path(folder, WEIGHTS))
-        if type(config) is not PromptTuningConfig or TABLE not in tensors:
+    with adapter_files(folder, "a soft prompt that can be read") as (config, tensors):
+        if type(config) is not peft_library().PromptTuningConfig or TABLE not in tensors:
             raise ValueError(f"it holds {getattr(config.peft_type, 'value', config.peft_type)}, not PROMPT_TUNING")
         if config.num_transformer_submodules != 1:
             raise ValueError("half of its vectors stand before the decoder's text; here all stand before the encoder's")
-    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{folder} does not hold a soft prompt that can be read: {error}") from error
     vectors = tensors.pop(TABLE)
     return vectors, {name.removeprefix(BODY): x for name, x in tensors.items()}
