@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['layer_groups', 'Wrapper', 'pretrained', 'modules_by_path', 'outermost', 'find_modules', 'freeze', 'unfreeze',
-           'TrainedCopy', 'trained_copies', 'wrappers', 'replace', 'inject', 'freeze_parameters',
-           'pretrained_parameters', 'as_before_on_error', 'activate', 'disable', 'methods_by_row', 'eject', 'remember',
-           'save_method', 'method_parameters', 'push_method', 'load_method', 'undone_on_error', 'saved_megabytes']
+           'TrainedCopy', 'trained_copies', 'wrappers', 'replace', 'inject', 'pretrained_parameters',
+           'as_before_on_error', 'activate', 'disable', 'methods_by_row', 'eject', 'remember', 'save_method',
+           'method_parameters', 'push_method', 'load_method', 'undone_on_error', 'saved_megabytes']
 
 # %% ../nbs/1_foundations/14_model_surgery.ipynb #c006
 import inspect
@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from .lab.notes import show_notes
 from .lab.models.casting import computed_in, floating_type, settle
 from .lab.models.files import base_of, fill, megabytes, read_described, versions, write_described
-from .lab.models.files import refuse_link as refuse_link, replacing as replacing  # for other methods
+from .lab.models.files import replacing as replacing  # for other methods
 from .lab.models.fingerprints import check_frozen, check_same, fingerprint, word_modules
 from .lab.models.hub import downloaded, uploaded
-from .lab.models.inputs import unwrapped
+from .lab.models.inputs import device_of, unwrapped
 from .lab.models.linears import densified, distance, is_linear, is_quantised
 from .lab.models.linears import keep_gradients, warn_of_rounding
 from .lab.models.modes import modes_kept
 from .lab.models.new_modules import new_modules
 from .lab.models.parameters import trainable_parameters as trainable_parameters
+from .lab.models.parts import plain_modules
 from .lab.models.plain_names import PlainNames
 from .lab.models.rows import blended, choosing, chosen_rows
 from .lab.models.targets import ALL_LINEAR, excluded, in_layers, named, plain
@@ -277,22 +278,21 @@ def inject(
     keep_gradients(model)
     with as_before_on_error(model):
         thawed = [path for path, p in _pretrained(model).items() if p.requires_grad]
-        freeze_parameters(_pretrained(model).values())
+        _freeze(_pretrained(model).values())
         for module, wrapper in new.items():
             wrapper.name, wrapper.thawed, wrapper.whole = name, thawed, heads
             with modes_kept(module.modules()):
                 wrapper.train(module.training)
-            settle(wrapper.own_parameters().values(), pretrained(module), next(model.parameters()).device)
+            settle(wrapper.own_parameters().values(), pretrained(module), device_of(model))
         replace(model, new)
         for wrapper in new.values():
             wrapper.added(model)
-        freeze_parameters(p for wrapper in _covered(model) for p in wrapper.own_parameters().values())
+        _freeze(p for wrapper in _covered(model) for p in wrapper.own_parameters().values())
         _try_out(model, name, inputs)
     return model
 
 
-def freeze_parameters(parameters: Iterable[nn.Parameter]) -> None:
-    "No gradient for these."
+def _freeze(parameters: Iterable[nn.Parameter]) -> None:
     for p in parameters:
         p.requires_grad_(False)
 
@@ -321,9 +321,8 @@ def _covered(model: nn.Module) -> set[Wrapper]:
 
 
 def _pretrained(model: nn.Module) -> dict[str, nn.Parameter]:
-    modules = [(path, module) for path, module in modules_by_path(model) if not isinstance(module, Wrapper)]
-    named = [(f"{path}.{key}".strip("."), p) for path, module in modules for key, p in module._parameters.items()]
-    return {path: p for path, p in named if p is not None}
+    modules = plain_modules(model)
+    return {f"{path}.{key}".strip("."): p for path, m in modules for key, p in m.named_parameters(recurse=False)}
 
 
 def pretrained_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .lab.notes import show_notes
 from .lab.models import prompted, prompted_inputs
-from .lab.models.inputs import accepted
+from .lab.models.inputs import accepted, first_position
 from .lab.models.peft_prompt import read_prompt, write_prompt
 from .lab.training.tasks import IGNORE_INDEX
 from .model_surgery import Model, TrainedCopy, Wrapper, fill, inject, method_parameters, modules_by_path
@@ -57,7 +57,7 @@ class Verbalizer(nn.Module):
         if self.mask_token_id is None:
             seen = attention_mask.cumsum(1)
             last = seen.argmax(1) - seen.shape[1]  # counted from the end
-            positions = (seen - 1).clamp(min=0) + prompted.first_position(self.model)  # whichever side is padded
+            positions = (seen - 1).clamp(min=0) + first_position(self.model)  # whichever side is padded
             places, place = last.unique(return_inverse=True)
             inputs |= accepted(self.model, {"position_ids": positions, "logits_to_keep": places})
             place = place if "logits_to_keep" in inputs else last
@@ -108,7 +108,7 @@ class SoftPrompt(VirtualTokens):
     def added(self, model: nn.Module) -> None:
         self.removed()
         host = prompted.text_model(model)
-        reader, self.first_position = prompted.reader_of(host), prompted.first_position(host)
+        reader, self.first_position = prompted.reader_of(host), first_position(host)
         self.around = prompted.Surroundings.of(host, self.num_virtual_tokens)
         before: list = [(reader, self._before_reading)]
         after: list = [(reader, self._after_reading)]

@@ -40,15 +40,17 @@ def as_texts(texts: "str | Iterable[str]", what: str) -> list[str]:
 
 
 def most_tokens(model: torch.nn.Module) -> float:
-    """How many tokens the model takes at most, besides those of a prompt in it; infinity if it does not count them.
-
-    RoBERTa counts its positions from the padding token's number on.
-    """
+    "How many tokens the model takes at most, besides those of a prompt in it; infinity if it does not count them."
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or -1
+    virtual = sum(vars(module).get("num_virtual_tokens", 0) for module in model.modules())
+    return math.inf if positions < 1 else positions - first_position(model) - virtual
+
+
+def first_position(model: torch.nn.Module) -> int:
+    "The number of the place of a text's first token; RoBERTa counts from the padding token's number on."
     named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
     padding = getattr(next(named, None), "padding_idx", None)
-    virtual = sum(vars(module).get("num_virtual_tokens", 0) for module in model.modules())
-    return math.inf if positions < 1 else positions - (0 if padding is None else padding + 1) - virtual
+    return 0 if padding is None else padding + 1
 
 
 def accepted(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,21 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
-_SAME_IN_BOTH = {"Linear4bit", "LinearFP4", "LinearNF4"}  # of bitsandbytes
-
 
 @contextmanager
 def mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
-    """All of the model in training or in evaluation mode inside, and each module as it was outside.
-
-    A layer of bitsandbytes in 4 bits stays in training mode: in evaluation on a CPU it lays out its weight anew, and no
-    gradient comes through it any more.
-    """
+    "All of the model in training or in evaluation mode inside, and each module as it was outside."
     with modes_kept(model.modules()):
         model.train(training)
-        for module in model.modules():
-            if type(module).__name__ in _SAME_IN_BOTH:
-                module.training = True
         yield
 
 

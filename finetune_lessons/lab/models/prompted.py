@@ -128,13 +128,6 @@ def whole_number(n: Any) -> int:
     return operator.index(n)
 
 
-def first_position(model: nn.Module) -> int:
-    "The number that the model gives the place of a text's first token."
-    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
-    padding = getattr(next(named, None), "padding_idx", None)
-    return 0 if padding is None else padding + 1
-
-
 @torch.no_grad()
 def embedded(words: Any) -> tuple[float, int, torch.dtype]:
     "Of the vectors that an embedding puts out: their standard deviation, their width, and a type for more of them."
