@@ -76,6 +76,7 @@ def test_a_state_that_is_too_short_is_refused(part, tmp_path):
         resume(path, "bitsandbytes, 8 bits")
 
 
+@torch.compiler.set_stance("force_eager")  # torchao compiles its step, for which not every machine has the tools
 def test_a_state_that_no_file_can_hold_is_said_by_name_and_the_run_goes_on(tmp_path):
     run = tiny_run(wide(), optimizer=lambda groups, lr: torchao.optim.AdamW8bit(groups, lr=lr))
     next(run)
