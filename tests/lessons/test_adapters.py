@@ -12,6 +12,7 @@ import tiny
 import torch
 import transformers
 import zoo
+from quantised import D_IN, D_OUT, QUANTISED
 from torch import nn
 
 from finetune_lessons.adapters import BottleneckAdapter, Tap, add_adapters
@@ -256,3 +257,25 @@ def test_after_lora_and_beside_it_the_places_are_the_same():
     with disable(model, "second"):
         assert torch.equal(answer(model), before)
     assert torch.equal(answer(eject(model, "second")), before)
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_an_adapter_behind_a_quantised_layer_is_trained_saved_and_loaded(kind, tmp_path):
+    def new(seed):
+        model = torch.nn.Sequential(QUANTISED[kind](), torch.nn.LayerNorm(D_OUT))
+        return add_adapters(model, 8, target_modules=["0"], modules_to_save=[], seed=seed)
+
+    model, x = new(0), torch.randn(5, D_IN)
+    with torch.no_grad(), disable(model):
+        first = model(x)
+    own = next(iter(wrappers(model))).own_parameters().values()
+    assert {p.dtype for p in own} == {torch.float32} and torch.equal(model(x), first)
+    optimizer = torch.optim.Adam(own, lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square()[:, 0].sum().backward()
+        optimizer.step()
+    trained = model(x)
+    assert all(p.grad.any() for p in own) and not torch.allclose(trained, first, atol=1e-2)
+    save_method(model, tmp_path)
+    assert torch.equal(load_method(eject(new(1)), tmp_path)(x), trained)
