@@ -1,5 +1,7 @@
 """This process among those that train one model together, as accelerate has started them."""
 
+import atexit
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,8 @@ class Processes:
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # copied: a Trainer resets it
         self.device, self.rank, self.count = state.device, state.process_index, state.num_processes
         self.is_main = state.is_main_process
+        if self.count > 1:
+            leave_the_group_at_exit()
 
     def own(self, pieces: list[T]) -> list[T]:
         "This process's part of a list that has as many items for each."
@@ -65,6 +69,12 @@ class Processes:
         summed = self.summed(torch.cat([g.flatten() for g in zero_if_none]))
         for p, gradient in zip(used, summed.split([p.numel() for p in used]), strict=True):
             p.grad = gradient.view_as(p)
+
+
+@cache
+def leave_the_group_at_exit() -> None:
+    "A process that ends inside its group may be aborted by gloo's threads, and with it a job that went well."
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 
 def _places(tensors: list[torch.Tensor]) -> str:

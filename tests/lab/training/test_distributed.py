@@ -1,5 +1,6 @@
 """Several processes are one process with a larger batch: launched for real, by accelerate."""
 
+import atexit
 import json
 import os
 import re
@@ -188,6 +189,11 @@ def test_they_resume_with_their_own_random_states(processes):
     assert [(folder / f"resumed{rank}").read_text() for rank in range(count)] == ["True"] * count
 
 
+def test_each_process_leaves_the_group_before_it_ends(processes):
+    count, folder = processes
+    assert [(folder / f"left{rank}").read_text() for rank in range(count)] == ["True"] * count
+
+
 def test_a_run_of_several_processes_is_not_resumed_by_one(processes):
     count, folder = processes
     with pytest.raises(ValueError, match=f"was saved by {count} processes: resume it with as many"):
@@ -209,6 +215,8 @@ def test_a_killed_process_ends_the_job_with_its_number_and_the_job_resumes(proce
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    ended = Path(sys.argv[2]) / f"left{os.environ['RANK']}"
+    atexit.register(lambda: ended.write_text(str(not torch.distributed.is_initialized())))  # called last
     state = PartialState(cpu=True)
     assert (state.num_processes, state.device.type) == (int(sys.argv[3]), "cpu")
     {"compare": compare, "killed_once": killed_once}[sys.argv[1]](Path(sys.argv[2]))
