@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the processes that tests start
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # for the processes that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -8,9 +8,11 @@ import torch
 
 from finetune_lessons.lab.training import random_state
 from finetune_lessons.lab.training.optimizer_state import kind_of, load_optimizer, optimizer_state
+from finetune_lessons.lab.training.processes import Processes
 from finetune_lessons.lab.training.run_files import FORMAT, checksum, read_tensors, shape_of, write_whole
+from finetune_lessons.lab.training.settings import is_whole
 from finetune_lessons.lab.training.steps import Step
-from finetune_lessons.lab.training.trained import detached, fingerprints, parameters_by_name, trained_tensors
+from finetune_lessons.lab.training.trained import METHOD, detached, fingerprints, parameters_by_name, trained_tensors
 
 Run = Any  # the module `run` imports this one
 
@@ -28,6 +30,7 @@ def save_run(run: Run, path: Path) -> None:
     header = {
         "format": FORMAT,
         "config": run.config,
+        "made_with": run.made_with,
         "index": run.index,
         "steps": [asdict(step) for step in run.steps],
         "extended": run.extended,
@@ -36,6 +39,7 @@ def save_run(run: Run, path: Path) -> None:
         "trainable": sorted(name for name, p in parameters_by_name(run.learner).items() if p.requires_grad),
         "optimizer": optimizer_numbers,
         "scaler": run.scaler.state_dict(),
+        "computed": [run.precision, run.device.type],
         "cached": run.cache is not None,
         "random": random_states,
         "model": fingerprints(run.learner, run.trained),
@@ -43,6 +47,38 @@ def save_run(run: Run, path: Path) -> None:
         "checksums": {name: checksum(tensor) for name, tensor in tensors.items()},
     }
     write_whole(path, tensors, header)
+
+
+def config_here(
+    path: Path,
+    header: dict[str, Any],
+    batch_size: int | None = None,  # of each process; None: as it was, or less where a step would have more examples
+) -> dict[str, Any]:
+    """The saved settings, with accumulation that gives a step as many examples as before in the processes that are now.
+
+    What "auto" was is what it stays, on the same kind of device.
+    """
+    processes, before = Processes(), len(header["random"])
+    now, same_device = processes.count, header["computed"][1] == processes.device.type
+    saved = header["config"] | ({"precision": header["computed"][0]} if same_device else {})
+    if now == before and batch_size is None:
+        return saved
+    examples = saved["batch_size"] * before * saved["grad_accum"]
+    each = examples // now
+    size = batch_size or next((n for n in range(min(saved["batch_size"], each), 0, -1) if each % n == 0), 0)
+    if examples % now or not is_whole(size, 1) or each % size:
+        raise ValueError(
+            f"{path} has {saved['batch_size']} x {before} x {saved['grad_accum']} = {examples} examples a step "
+            f"(batch_size x processes x grad_accum); {_no_way(examples, now, size)}"
+        )
+    return saved | {"batch_size": size, "grad_accum": each // size}
+
+
+def _no_way(examples: int, processes: int, size: int) -> str:
+    if examples % processes:
+        counts = [str(n) for n in range(1, min(examples, 64) + 1) if examples % n == 0]
+        return f"{processes} processes cannot share {examples} evenly: start {', '.join(counts[:-1])} or {counts[-1]}"
+    return f"batch_size={size} in {processes} {'processes' if processes > 1 else 'process'} cannot make {examples}"
 
 
 def load_run(run: Run, path: Path, header: dict[str, Any]) -> None:
@@ -66,12 +102,15 @@ def _load_state(run: Run, header: dict[str, Any], tensors: dict[str, torch.Tenso
         raise ValueError("the state of its loss scaler is not one")
     if header["scaler"]:
         run.scaler.load_state_dict(header["scaler"])
-    if not 0 <= header["random"][run.processes.rank]["numpy"][2] <= 624:  # numpy would read beyond its numbers
-        raise ValueError("its random state is not one")
-    run.random_state.state |= random_state.from_json(header["random"][run.processes.rank])
+    if run.processes.rank < len(header["random"]):
+        saved = header["random"][run.processes.rank]
+        if not 0 <= saved["numpy"][2] <= 624:  # numpy would read beyond its numbers
+            raise ValueError("its random state is not one")
+        run.random_state.state |= random_state.from_json(saved)
     with run.random_state.swapped_in():
         run.steps = [_step(saved) for saved in header["steps"]]
-    run.index, run.trained = header["index"], set(header["trained"])
+    run.config["precision"] = header["config"]["precision"]
+    run.index, run.trained, run.made_with = header["index"], set(header["trained"]), header["made_with"]
     for epochs in header["extended"]:
         run.extend(epochs, say=False)
     if run.best and header["best"]["value"] is not None:
@@ -92,7 +131,8 @@ def _check_same(run: Run, path: Path, header: dict[str, Any], tensors: dict[str,
     shapes = {f"model.{name}": shape_of(tensor) for name, tensor in trained_tensors(run.learner, trained).items()}
     given = fingerprints(run.learner, trained) | shapes
     saved = header["model"] | {name: shape_of(t) for name, t in tensors.items() if name.startswith("model.")}
-    if different := sorted(name for name in given.keys() | saved.keys() if given.get(name) != saved.get(name)):
+    names = sorted(given.keys() | saved.keys(), key=lambda name: (METHOD not in name, name))
+    if different := [name for name in names if given.get(name) != saved.get(name)]:
         raise ValueError(f"the model given is not the one that {path} was made with: it differs in {different[0]}")
     if run.splits["train"].fingerprint != header["data"]:
         raise ValueError(f"the training data given are not those that {path} was made with")
@@ -100,5 +140,3 @@ def _check_same(run: Run, path: Path, header: dict[str, Any], tensors: dict[str,
         raise ValueError(f"{path} was made with {header['optimizer']['class']}, given is {optimizer}: pass optimizer=")
     if (cached := header.get("cached", False)) != (run.cache is not None):  # it switches dropout off
         raise ValueError(f"{path} was made {'with a' if cached else 'without'} cache: resume it so (cache=)")
-    if len(header["random"]) != run.processes.count:
-        raise ValueError(f"{path} was saved by {len(header['random'])} processes: resume it with as many")

@@ -1,8 +1,10 @@
 """This process among those that train one model together, as accelerate has started them."""
 
 import atexit
+import os
+from collections.abc import Mapping
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,14 +12,40 @@ T = TypeVar("T")
 M = TypeVar("M", bound=torch.nn.Module)
 
 
+SHARDS = (
+    "each process holds the whole model. Leave it out: a large model trains with add_lora on a base in 4 or 8 bits, "
+    "and to_peft hands LoRA on to libraries that shard"
+)
+NOT_FOLLOWED = {  # variable that accelerate launch sets -> values that change nothing, its option, what to do instead
+    "ACCELERATE_USE_FSDP": ({"false", "0"}, "--use_fsdp", SHARDS),
+    "ACCELERATE_USE_DEEPSPEED": ({"false", "0"}, "--use_deepspeed", SHARDS),
+    "ACCELERATE_USE_MEGATRON_LM": ({"false", "0"}, "--use_megatron_lm", SHARDS),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ({"false", "0"}, "--use_parallelism_config", SHARDS),
+    "ACCELERATE_MIXED_PRECISION": (
+        {"no"}, "--mixed_precision", "leave it out, and say precision='bf16' (--precision bf16), or 'fp16'",
+    ),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        {"1"}, "--gradient_accumulation_steps", "leave it out, and say grad_accum= (--grad-accum)",
+    ),
+    "ACCELERATE_DYNAMO_BACKEND": (
+        {"no"}, "--dynamo_backend", "leave it out, and give the Run a model that torch.compile(model) made",
+    ),
+}  # fmt: skip
+
+
 class Processes:
-    "Alone it hands everything back as it is."
+    """Alone it hands everything back as it is.
+
+    Raises ValueError for a setting of `accelerate launch` that a run does not follow.
+    """
 
     def __init__(self) -> None:
+        check_launch(os.environ)
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # copied: a Trainer resets it
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+        state = PartialState(cpu=cpu, **store_after_restart())  # copied: a Trainer resets it
         self.device, self.rank, self.count = state.device, state.process_index, state.num_processes
         self.is_main = state.is_main_process
         if self.count > 1:
@@ -69,6 +97,31 @@ class Processes:
         summed = self.summed(torch.cat([g.flatten() for g in zero_if_none]))
         for p, gradient in zip(used, summed.split([p.numel() for p in used]), strict=True):
             p.grad = gradient.view_as(p)
+
+
+def check_launch(environment: Mapping[str, str]) -> None:
+    "A Trainer may leave some of the variables behind in a process that nobody launched."
+    if not {"LOCAL_RANK", "ACCELERATE_DYNAMO_USE_FULLGRAPH"} & environment.keys():
+        return
+    for variable, (harmless, option, instead) in NOT_FOLLOWED.items():
+        value = environment.get(variable, "").lower()
+        if value and value not in harmless:
+            raise ValueError(f"a Run does not follow accelerate's {option} ({variable}={value}): {instead}")
+
+
+def store_after_restart() -> dict[str, Any]:
+    """Where the processes that torchrun has started again find each other, for `init_process_group`.
+
+    Its store may still hold the addresses of those that ended, under the names that the new ones would ask for.
+    """
+    environment = os.environ
+    restarts = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    of_launcher = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if restarts == "0" or not of_launcher or torch.distributed.is_initialized():
+        return {}
+    store = torch.distributed.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
+    place = {"rank": int(environment["RANK"]), "world_size": int(environment["WORLD_SIZE"])}
+    return {"store": torch.distributed.PrefixStore(f"after restart {restarts}", store), **place}
 
 
 @cache

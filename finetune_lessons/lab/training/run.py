@@ -14,7 +14,7 @@ from finetune_lessons.lab.models.predicting import predict
 from finetune_lessons.lab.training.activations import ActivationCache
 from finetune_lessons.lab.training.batches import Batch, Plan, count_tokens
 from finetune_lessons.lab.training.best import Best, check_metric
-from finetune_lessons.lab.training.checkpoint import load_run, save_run
+from finetune_lessons.lab.training.checkpoint import config_here, load_run, save_run
 from finetune_lessons.lab.training.evaluation import Evaluation
 from finetune_lessons.lab.training.faults import NonFiniteLoss, not_finite, nothing_to_learn
 from finetune_lessons.lab.training.gradients import accumulate
@@ -113,6 +113,7 @@ class Run:
         self.trained: set[str] = set()  # names of the parameters that some step has changed
         self.index = 0
         self.steps: list[Step] = []
+        self.made_with: dict[str, Any] = {}  # what else its files are to say, such as a command's options; as JSON can
 
     # what the run is
 
@@ -314,14 +315,19 @@ class Run:
         loss: Loss,
         optimizer: OptimizerFactory | None = None,
         cache: ActivationCache | None = None,  # if the saved run had one; it may be empty
+        batch_size: int | None = None,  # another one; accumulation keeps the number of examples in a step
     ) -> "Run":
         """The run that was saved at `path`, about to take its next step: on a CPU its curve is the same to the bit.
 
-        Of a folder it is the newest whole one; damaged ones are warned of and passed over. Raises ValueError when the
-        file is damaged, or model, data or optimizer are not those of the saved run.
+        Of a folder it is the newest whole one; damaged ones are warned of and passed over. In another number of
+        processes steps have the same examples, and sums are rounded otherwise; each process goes on with the random
+        numbers of its rank, a further one begins with its own, so that dropout draws others, as with another seed.
+        Raises ValueError when the file is damaged, when model, data or optimizer are not those of the saved run, or the
+        examples of a step cannot be shared out.
         """
         file, header = newest_whole(Path(path))
-        run = cls(model, tokenizer, data, loss=loss, optimizer=optimizer, cache=cache, **header["config"])
+        config = config_here(file, header, batch_size)
+        run = cls(model, tokenizer, data, loss=loss, optimizer=optimizer, cache=cache, **config)
         load_run(run, file, header)
         return run
 

@@ -15,10 +15,11 @@ from safetensors.torch import load, save_file
 
 from finetune_lessons.lab.training.settings import NAMES
 
-FORMAT = 3
+FORMAT = 4
 HEADER = {
-    "config": dict, "index": int, "steps": list, "extended": list, "best": dict, "trained": list, "trainable": list,
-    "optimizer": dict, "scaler": dict, "cached": bool, "random": list, "model": dict, "data": str, "checksums": dict,
+    "config": dict, "made_with": dict, "index": int, "steps": list, "extended": list, "best": dict, "trained": list,
+    "trainable": list, "optimizer": dict, "scaler": dict, "cached": bool, "random": list, "model": dict, "data": str,
+    "checksums": dict, "computed": list,
 }  # fmt: skip
 
 

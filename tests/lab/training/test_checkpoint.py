@@ -24,6 +24,7 @@ from tiny import classification, same_bits, tiny_data, tiny_model, tiny_run, tin
 
 from finetune_lessons.lab.training import run_files
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lora import add_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,6 +150,31 @@ def test_what_was_changed_on_the_way_is_kept(tmp_path):
     assert run.lr == 1e-3
     assert same_bits(bits(finished(run)), bits(whole))
     assert not any(p.requires_grad for p in other.bert.embeddings.parameters())
+
+
+def test_what_auto_was_is_what_it_stays(tmp_path, monkeypatch):
+    chosen = ["bf16", "fp32"]  # as a measurement may find in two processes
+    monkeypatch.setattr("finetune_lessons.lab.training.precision.native_precision", lambda *_: chosen.pop(0))
+    run = make_run(KINDS[0], precision="auto")
+    next(run)
+    run.save(tmp_path / "run")
+    again = resume(tmp_path / "run")
+    assert again.precision == run.precision == "bf16" and again.config == run.config
+    assert same_bits(bits(finished(again)), bits(finished(run)))
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"lora_alpha": 32}, "it differs in lora_alpha of the method lora"),
+    ({"r": 4}, "it differs in r of the method lora"),
+    ({"lora_dropout": 0.5}, "it differs in lora_dropout of the method lora"),
+])  # fmt: skip
+def test_a_method_with_other_arguments_is_refused(changed, said, tmp_path):
+    run = tiny_run(add_lora(tiny_model("bert"), r=2), tiny_data(24, 8))
+    next(run)
+    run.save(tmp_path / "run")
+    with pytest.raises(ValueError, match=said):
+        resume(tmp_path / "run", model=add_lora(tiny_model("bert"), **({"r": 2} | changed)))
+    assert resume(tmp_path / "run", model=add_lora(tiny_model("bert"), r=2, seed=7)).index == 1
 
 
 def test_saving_changes_nothing(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +29,10 @@ from tiny import (
 from torch.nn.functional import cross_entropy
 
 from finetune_lessons.cross_entropy import classification_loss
+from finetune_lessons.lab.training import checkpoint
+from finetune_lessons.lab.training.processes import NOT_FOLLOWED
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lab.training.run_files import read_header
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,6 +116,7 @@ def compare(folder: Path) -> None:
     if state.is_main_process:
         (folder / "found.json").write_text(json.dumps(found))
     save_and_resume(folder)
+    resume_what_one_saved(folder)
 
 
 def killed_once(folder: Path) -> None:
@@ -131,6 +136,26 @@ def killed_once(folder: Path) -> None:
         (folder / "losses.json").write_text(json.dumps([step.loss for step in run.steps]))
 
 
+def resume_what_one_saved(folder: Path) -> None:
+    "One process has taken a step of 8 examples; here a process has fewer of them, or accumulates them."
+    run = resumed(folder / "alone")
+    accumulated = resumed(folder / "alone", batch_size=1)
+    losses = [[step.loss for step in each] for each in (run, accumulated)]
+    if run.is_main_process:
+        sizes = [[each.config["batch_size"], each.config["grad_accum"]] for each in (run, accumulated)]
+        (folder / "shared.json").write_text(json.dumps({"sizes": sizes, "losses": losses}))
+    for name, dropout in (("even", False), ("drops", True)):
+        run = tiny_run(tiny_model("bert", dropout=dropout), tiny_data(32), batch_size=8 // run.processes.count)
+        next(run)
+        run.save(folder / name)
+
+
+def resumed(file: Path, **changes) -> Run:
+    return Run.resume(
+        file, tiny_model("bert", dropout=False), tiny_tokenizer(), tiny_data(32), loss=classification, **changes
+    )
+
+
 def save_and_resume(folder: Path) -> None:
     data, model = tiny_data(32), tiny_model("bert")
     run = tiny_run(model, data, batch_size=4)
@@ -142,14 +167,14 @@ def save_and_resume(folder: Path) -> None:
     (folder / f"resumed{again.processes.rank}").write_text(str([step.loss for step in again] == expected))
 
 
-def launch(task: str, folder: Path, processes: int) -> subprocess.CompletedProcess:
+def launch(task: str, folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # `--multi_gpu` is how accelerate starts several processes; `--cpu` would quietly start one.
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     settings = [f"--num_processes={processes}", "--num_machines=1", f"--main_process_port={port}",
-                "--num_cpu_threads_per_process=1", "--mixed_precision=no", "--dynamo_backend=no"]  # fmt: skip
+                "--num_cpu_threads_per_process=1", "--mixed_precision=no", "--dynamo_backend=no", *more]  # fmt: skip
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     command = [*launcher, *settings, __file__, task, str(folder), str(processes)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
@@ -159,6 +184,10 @@ def launch(task: str, folder: Path, processes: int) -> subprocess.CompletedProce
 def processes(request, tmp_path_factory):
     "How many, and the folder of what they found."
     folder = tmp_path_factory.mktemp("several")
+    torch.set_num_threads(1)
+    one = tiny_run(tiny_model("bert", dropout=False), tiny_data(32))
+    next(one)
+    one.save(folder / "alone")
     done = launch("compare", folder, request.param)
     assert done.returncode == 0, done.stderr[-4000:]
     return request.param, folder
@@ -194,10 +223,94 @@ def test_each_process_leaves_the_group_before_it_ends(processes):
     assert [(folder / f"left{rank}").read_text() for rank in range(count)] == ["True"] * count
 
 
-def test_a_run_of_several_processes_is_not_resumed_by_one(processes):
+def whole_curve() -> list[float]:
+    return [step.loss for step in tiny_run(tiny_model("bert", dropout=False), tiny_data(32))]
+
+
+def test_several_go_on_with_what_one_saved(processes):
     count, folder = processes
-    with pytest.raises(ValueError, match=f"was saved by {count} processes: resume it with as many"):
-        Run.resume(folder / "run", tiny_model("bert"), tiny_tokenizer(), tiny_data(32), loss=classification)
+    found = json.loads((folder / "shared.json").read_text())
+    assert found["sizes"] == [[8 // count, 1], [1, 8 // count]]
+    for losses in found["losses"]:
+        assert losses == pytest.approx(whole_curve()[1:], abs=1e-5)
+
+
+def test_one_goes_on_with_what_several_saved(processes):
+    count, folder = processes
+    run = resumed(folder / "even")
+    assert (run.config["batch_size"], run.config["grad_accum"]) == (8 // count, count)
+    assert [step.loss for step in run] == pytest.approx(whole_curve()[1:], abs=1e-5)
+    large = resumed(folder / "even", batch_size=8)
+    assert large.config["grad_accum"] == 1
+    assert [step.loss for step in large] == pytest.approx(whole_curve()[1:], abs=1e-5)
+
+
+def test_with_dropout_one_goes_on_with_the_random_numbers_of_the_first(processes):
+    _, folder = processes
+    run = resumed(folder / "drops")
+    first = read_header(folder / "drops")["random"][0]["torch"]
+    assert run.random_state.state["torch"].tolist() == first
+    assert all(step.loss < 2 for step in run)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "message"),
+    [
+        (3, None, r"has 8 x 1 x 1 = 8 examples a step .*; 3 processes cannot share 8 evenly: start 1, 2, 4 or 8$"),
+        (2, 3, "batch_size=3 in 2 processes cannot make 8$"),
+        (1, 16, "batch_size=16 in 1 process cannot make 8$"),
+        (1, 0.5, "batch_size=0.5 in 1 process cannot make 8$"),
+    ],
+)
+def test_examples_of_a_step_that_cannot_be_shared_are_refused(count, batch_size, message, tmp_path, monkeypatch):
+    run = tiny_run(data=tiny_data(32))
+    run.save(tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "Processes", lambda: SimpleNamespace(count=count, device=run.device))
+    with pytest.raises(ValueError, match=message):
+        Run.resume(tmp_path / "run", run.model, run.tokenizer, tiny_data(32), loss=run.loss, batch_size=batch_size)
+
+
+# settings of the launcher
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", r"--use_fsdp .*ACCELERATE_USE_FSDP=true\).*add_lora.*to_peft"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "--use_deepspeed .*to_peft"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "--use_megatron_lm .*to_peft"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "--use_parallelism_config .*to_peft"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "--mixed_precision .*precision='bf16'"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "--mixed_precision .*precision='bf16'"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "--gradient_accumulation_steps .*grad_accum="),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend .*torch.compile"),
+    ],
+)
+def test_what_a_launcher_asks_for_and_a_run_does_not_follow_is_refused(variable, value, message, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_FULLGRAPH", "False")  # as accelerate launch always sets
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"a Run does not follow accelerate's {message}"):
+        tiny_run()
+
+
+def test_what_changes_nothing_is_no_reason_to_refuse(monkeypatch):
+    for variable, (harmless, *_) in NOT_FOLLOWED.items():
+        monkeypatch.setenv(variable, sorted(harmless)[-1].upper())
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_FULLGRAPH", "False")
+    tiny_run()
+
+
+def test_what_a_trainer_left_behind_is_no_launchers_wish(monkeypatch):
+    for variable in ("LOCAL_RANK", "ACCELERATE_DYNAMO_USE_FULLGRAPH"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    tiny_run()
+
+
+def test_accelerate_itself_sets_what_is_refused(tmp_path):
+    ended = launch("compare", tmp_path, 2, "--mixed_precision=bf16")
+    assert ended.returncode != 0
+    assert "ValueError: a Run does not follow accelerate's --mixed_precision" in ended.stderr
 
 
 @pytest.mark.parametrize("processes", [2], indirect=True)
