@@ -2,7 +2,7 @@
 
 import linecache
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 NOTED = re.compile(r"\s+(\*{0,2}\w+).*?  # (.*)")
@@ -43,7 +43,12 @@ def _innermost(function: Any) -> Any:
 def _notes(function: Any) -> dict[str, str]:
     "By parameter. A signature whose parameters have lines of their own ends with a bracket that has one too."
     code = _innermost(function).__code__
-    lines = iter(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+    return notes_in(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+
+
+def notes_in(source: Iterable[str]) -> dict[str, str]:
+    "Of the function that begins with these lines."
+    lines = iter(source)
     opening = next((line for line in lines if line.lstrip().startswith(("def ", "async def "))), "")
     found: dict[str, str] = {}
     for line in lines if opening.rstrip().endswith("(") else ():

@@ -1,21 +1,20 @@
-"""The command `finetune-lessons`; `python -m finetune_lessons.lab.cli` under `accelerate launch`."""
+"""The sub-commands of `finetune-lessons`, and the short ones among them."""
 
+import json
 import os
+import re
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from finetune_lessons.lab.cli import made
+from finetune_lessons.lab.cli.predictions import add_predict
+from finetune_lessons.lab.cli.train import add_train, train_command
 from finetune_lessons.lab.data.assets import ASSETS, AssetError, asset_path, assets_table
 from finetune_lessons.lab.notebooks.executing import CellFailed, execute, find_lesson, results, save
 from finetune_lessons.lab.notebooks.scale import SCALES
-
-if TYPE_CHECKING:
-    import torch
-
 
 BENCHMARKS = {
     "all": ("suite", "bench_all"),
@@ -27,7 +26,7 @@ BENCHMARKS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; the exit status is 0, 1 after a failure that is said in words, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         options.command(options)
     except KeyboardInterrupt:
@@ -39,7 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> ArgumentParser:
+def _parsed(arguments: Sequence[str]) -> Namespace:
+    "What is not known is refused; an option of another method by naming that."
+    first = ArgumentParser("finetune-lessons train", add_help=False, allow_abbrev=False)
+    first.add_argument("--method", default="full")
+    parser = _parser(first.parse_known_args(arguments)[0].method)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        option = unknown[0].partition("=")[0]
+        of = [method for method in made.METHODS if option in {p.option for p in made.of_method(method)}]
+        trains = options.command is train_command and of
+        wrong = f"{option} is an option of --method {' or '.join(of)}" if trains else f"unknown: {' '.join(unknown)}"
+        parser.error(wrong)
+    return options
+
+
+def _parser(
+    method: str,  # whose options `train` has
+) -> ArgumentParser:
     parser = ArgumentParser("finetune-lessons", description="Run the lessons, and what stands below them.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -65,29 +81,20 @@ def _parser() -> ArgumentParser:
     bench.add_argument("name", help=f"what to measure: {', '.join(BENCHMARKS)}")
     bench.set_defaults(command=_bench)
 
-    _add_train(commands.add_parser("train", help="fine-tune a classifier; also on several GPUs, by accelerate launch"))
+    listed = commands.add_parser("list", help="the lessons: number, name, minutes on a laptop's CPU")
+    listed.set_defaults(command=_list)
+
+    train = commands.add_parser(
+        "train", help="fine-tune a classifier; also on several GPUs, by accelerate launch", allow_abbrev=False
+    )
+    add_train(train, method)
+    add_predict(commands.add_parser("predict", help="classify the texts of a CSV file by a model that was trained"))
     return parser
-
-
-def _add_train(train: ArgumentParser) -> None:
-    train.add_argument("--model", default="minilm", help="packaged name, hub id or folder")
-    train.add_argument("--data", default="movies", help="packaged name, hub id or folder")
-    train.add_argument("--csv", type=Path, metavar="FILE", help="your own file instead of --data")
-    train.add_argument("--text", default="text", help="its column of texts")
-    train.add_argument("--label", default="label", help="its column of labels")
-    train.add_argument("--n-train", type=int, help="how many training examples (default: all)")
-    train.add_argument("--epochs", type=int, default=2)
-    train.add_argument("--batch-size", type=int, default=32, help="of each process")
-    train.add_argument("--lr", type=float, default=1e-4)
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
-    train.add_argument("--save", type=Path, metavar="FILE", help="where to save the run on the way and at the end")
-    train.add_argument("--history", type=Path, metavar="FILE", help="where to write the steps, as CSV")
-    train.set_defaults(command=_train)
 
 
 def _run(options: Namespace) -> None:
     from finetune_lessons.lab.reports.compare import REMAKE
+
     path = find_lesson(options.lesson)
     if options.remake:
         os.environ[REMAKE] = "1"
@@ -126,35 +133,13 @@ def _bench(options: Namespace) -> None:
     getattr(import_module(f"finetune_lessons.benchmarks.{module}"), function)()
 
 
-def _train(options: Namespace) -> None:
-    from finetune_lessons.lab.data.csv_files import read_csv
-    from finetune_lessons.lab.data.datasets import load_data
-    from finetune_lessons.lab.models.loading import load_encoder
-    from finetune_lessons.lab.training.run import Run
+def _list(options: Namespace) -> None:
+    from finetune_lessons.lab.notebooks.executing import find_lesson, lessons
 
-    if options.csv:
-        data = read_csv(options.csv, text=options.text, label=options.label, seed=options.seed)
-    else:
-        data = load_data(options.data, n_train=options.n_train, seed=options.seed)
-    labels = data["train"].features["label"].num_classes
-    model, tokenizer = load_encoder(options.model, num_labels=labels, seed=options.seed)
-    settings = {name: getattr(options, name) for name in ("lr", "epochs", "batch_size", "precision", "seed")}
-    run = Run(model, tokenizer, data, loss=_classification_loss, **settings)
-    run.finish(save=options.save)
-    metrics = run.evaluate("test")
-    if run.is_main_process:
-        if options.history:
-            run.history.to_csv(options.history)
-        print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-
-
-def _classification_loss(model: "torch.nn.Module", batch: Mapping[str, Any]) -> "torch.Tensor":
-    from torch.nn.functional import cross_entropy
-
-    from finetune_lessons.lab.training.batches import model_inputs
-
-    return cross_entropy(model(**model_inputs(batch)).logits, batch["labels"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if not lessons():
+        find_lesson("")  # raises, and says why there are none
+    for path in lessons():
+        number, name = path.stem.split("_", 1)
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        minutes = re.search(r"\*\*Time\*\* \| (.+?) minutes", first)
+        print(f"{number}  {name:<20}{minutes[1] if minutes else '?':>7} minutes")
