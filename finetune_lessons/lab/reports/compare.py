@@ -4,11 +4,14 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_lessons.lab.reports.memory import PeakMemory
+from finetune_lessons.lab.reports.workers import check_sendable, side_by_side, threads_of_worker, with_threads
+from finetune_lessons.lab.training.settings import is_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,25 +29,40 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     split: str = "validation",  # measured once, at the end of each run; "test" when all choices are made
     measure: "Callable[[Run], Mapping[str, float]] | None" = None,  # more columns, of the finished run
+    executor: Executor | None = None,  # whose workers train runs side by side: processes, not threads
+    threads: int | None = None,  # of torch in each run; None: as many as here, with an executor its share of the cores
 ) -> "pd.DataFrame":
     """Train every method with every seed and measure it: one row a run.
 
     Columns: method, seed, the metrics of `split`, seconds (training only), memory_mb (highest, above what the
     process held before the run was made), trainable (parameters), parameters, and those of `measure`.
     `summary(table)` condenses it.
+
+    With as many threads, the table is the same to the bit with an executor and without, but for seconds and memory;
+    where it gives a run fewer threads than there are here, it says so. Raises ValueError for an executor of threads,
+    or of forked processes, and for methods that cannot be sent to a process.
     """
     import pandas as pd
 
     if not methods or not seeds:
         raise ValueError("compare needs at least one method and one seed")
-    rows = []
-    for seed in seeds:  # seeds outside, methods inside: a machine that slows down slows all methods alike
-        for name, make_run in methods.items():
-            rows.append({"method": name, "seed": seed, **_measure(make_run, seed, split, measure)})
-    return pd.DataFrame(rows)
+    if threads is not None and not is_whole(threads, 1):
+        raise ValueError(f"threads is a number of at least 1; given: {threads!r}")
+    each = [(name, seed) for seed in seeds for name in methods]  # a machine that slows down slows all methods alike
+    calls = [(methods[name], seed, split, measure) for name, seed in each]
+    if executor is not None:
+        check_sendable(executor, {**methods, "measure": measure})
+        threads = threads or threads_of_worker(executor)
+        measured = side_by_side(executor, measure_run, calls, threads)
+    else:
+        measured = [with_threads(threads, measure_run, *call) for call in calls]
+    rows = [{"method": name, "seed": seed, **row} for (name, seed), row in zip(each, measured, strict=True)]
+    table = pd.DataFrame(rows)
+    table.attrs |= {"threads": threads} if threads else {}
+    return table
 
 
-def _measure(make_run: "Callable[[int], Run]", seed: int, split: str, measure: Any) -> dict[str, float]:
+def measure_run(make_run: "Callable[[int], Run]", seed: int, split: str, measure: Any) -> dict[str, float]:
     with PeakMemory() as memory:
         run = make_run(seed)
         seconds = sum(step.seconds for step in run)
@@ -79,7 +97,7 @@ def save_results(
     results = {
         "config": config,
         **({"seeds": sorted(set(table["seed"].tolist()))} if "seed" in table else {}),
-        "machine": _machine(),
+        "machine": _machine(table.attrs.get("threads")),
         "versions": _versions(),
         "runs": json.loads(table.to_json(orient="records", double_precision=6)),
     }
@@ -122,13 +140,13 @@ def _kept(path: str | Path) -> Path:
     return path if path.parent.is_dir() else Path(__file__).parents[2] / "results" / path.name
 
 
-def _machine() -> dict[str, Any]:
+def _machine(threads: int | None) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
     cpu = capabilities.get("cpu_name", platform.processor())
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu, "python": platform.python_version()}
+    return {"cpu": cpu, "threads": threads or torch.get_num_threads(), "gpu": gpu, "python": platform.python_version()}
 
 
 def _versions() -> dict[str, str]:

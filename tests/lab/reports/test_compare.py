@@ -1,6 +1,11 @@
 """A table that adds up, survives its file, and a memory gauge that sees what was taken."""
 
 import json
+import multiprocessing
+import sys
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -8,7 +13,7 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_model, tiny_run, weights
 
-from finetune_lessons.lab.reports import memory
+from finetune_lessons.lab.reports import memory, workers
 from finetune_lessons.lab.reports.compare import compare, load_results, save_results, summary
 from finetune_lessons.lab.reports.memory import PeakMemory
 
@@ -21,7 +26,7 @@ def make_run(seed, freeze=False):
     return tiny_run(model, tiny_data(32), seed=seed, epochs=1, eval_every=1)
 
 
-METHODS = {"full": make_run, "head only": lambda seed: make_run(seed, freeze=True)}
+METHODS = {"full": make_run, "head only": partial(make_run, freeze=True)}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,114 @@ def test_summary_is_mean_and_standard_deviation(table):
 def test_nothing_to_compare_is_refused(arguments):
     with pytest.raises(ValueError, match="at least one method and one seed"):
         compare(*arguments)
+
+
+# side by side
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def threads_of(run):
+    return {"threads": torch.get_num_threads()}
+
+
+def fails(seed):
+    raise ValueError(f"no run of seed {seed}")
+
+
+def test_side_by_side_the_table_is_the_same_to_the_bit(table, pool):
+    found = compare(METHODS, seeds=(0, 1, 2), split="test", executor=pool)
+    measured = ["seconds", "memory_mb"]
+    pd.testing.assert_frame_equal(found.drop(columns=measured), table.drop(columns=measured), check_exact=True)
+    assert (found[measured] > 0).all(axis=None)
+    short, expected = (summary(each).drop(columns=measured) for each in (found, table))
+    pd.testing.assert_frame_equal(short, expected, check_exact=True)
+
+
+@pytest.mark.parametrize("here", [1, 2, 8])
+def test_a_worker_has_its_share_of_the_cores_and_no_more_threads_than_here(here, pool, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    torch.set_num_threads(here)
+    found = compare({"full": make_run}, seeds=(0, 1), measure=threads_of, executor=pool)
+    assert set(found["threads"]) == {min(here, 2)}
+    said = capsys.readouterr().out
+    assert said == "" if here <= 2 else "with 2 of 8 threads, as there are 2 workers: compare(..., threads=2)" in said
+    assert found.attrs["threads"] == min(here, 2)
+    assert torch.get_num_threads() == here
+
+
+def test_threads_are_those_asked_for_in_a_worker_and_here(pool, tmp_path):
+    arguments = {"seeds": (0,), "measure": threads_of, "threads": 2}
+    tables = [compare({"full": make_run}, executor=executor, **arguments) for executor in (None, pool)]
+    assert [table["threads"].item() for table in tables] == [2, 2] and torch.get_num_threads() == 1
+    measured = ["seconds", "memory_mb"]
+    pd.testing.assert_frame_equal(*(table.drop(columns=measured) for table in tables), check_exact=True)
+    save_results(tmp_path / "11.json", tables[0])
+    assert load_results(tmp_path / "11.json").attrs["machine"]["threads"] == 2
+
+
+class AtOnce(Executor):
+    "An executor that tells nothing of its workers, as that of dask."
+
+    def submit(self, call, /, *arguments, **named):
+        future = Future()
+        future.set_result(call(*arguments, **named))
+        return future
+
+
+def test_an_executor_that_does_not_tell_its_workers_gets_one_thread_each(capsys):
+    torch.set_num_threads(2)
+    found = compare({"full": lambda seed: make_run(seed)}, seeds=(0,), measure=threads_of, executor=AtOnce())
+    assert found["threads"].item() == 1
+    assert "1 of 2 threads" in capsys.readouterr().out
+
+
+def test_what_fails_in_a_worker_is_raised_here_and_the_rest_is_not_begun(pool):
+    with pytest.raises(ValueError, match="no run of seed 0"):
+        compare({"fails": fails}, seeds=range(40), executor=pool)
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"mine": lambda seed: make_run(seed)}, "'mine' cannot be sent to a process: .*lambda.*functools.partial"),
+        ({"good": make_run, "mine": partial(make_run, freeze=threads_of.__code__)}, "'mine' cannot be"),
+    ],
+)
+def test_a_method_that_cannot_be_sent_is_named(methods, message, pool):
+    with pytest.raises(ValueError, match=message):
+        compare(methods, executor=pool)
+
+
+def test_a_function_of_a_notebook_is_named(pool, monkeypatch):
+    notebook = ModuleType("__main__")
+    exec("def make_run(seed): pass", vars(notebook))
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    with pytest.raises(ValueError, match="'cell' cannot be sent to a process: it is defined in a notebook"):
+        compare({"cell": notebook.make_run}, executor=pool)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ThreadPoolExecutor(2), "threads of one process share its memory.*get_context\\('spawn'\\)"),
+        (lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")), "a forked process cannot"),
+        (lambda: 2, "executor is a concurrent.futures.Executor, such as .*; given: 2"),
+    ],
+)
+def test_an_executor_that_cannot_do_it_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        compare(METHODS, executor=make())
+
+
+@pytest.mark.parametrize("threads", [0, 1.5, "two", True])
+def test_threads_that_are_no_number_are_refused(threads):
+    with pytest.raises(ValueError, match="threads is a number of at least 1"):
+        compare(METHODS, threads=threads)
 
 
 def test_results_survive_their_file(table, tmp_path):
