@@ -65,7 +65,7 @@ def check_sendable(executor: Executor, named: Mapping[str, Any]) -> None:
         raise ValueError(f"threads of one process share its memory, which is measured: take {SPAWN}")
     if not isinstance(executor, ProcessPoolExecutor):
         return  # loky, dask and Ray send what they are given in ways of their own
-    if executor._mp_context.get_start_method() == "fork":  # type: ignore[attr-defined]
+    if executor._mp_context.get_start_method() == "fork":  # type: ignore[union-attr]
         raise ValueError(f"a forked process cannot use torch's threads after this one has: take {SPAWN}")
     for name, value in named.items():
         if why := _why_not_sent(value):
