@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
     from finetune_lessons.lab.reports.plots import plot_comparison as plot_comparison
     from finetune_lessons.lab.reports.plots import plot_confusion as plot_confusion
     from finetune_lessons.lab.reports.plots import plot_calibration as plot_calibration
+    from finetune_lessons.lab.reports.drawing import draw_model as draw_model
     from finetune_lessons.lab.panel.panel import Panel as Panel
     from finetune_lessons.lab.panel.panel import LogRange as LogRange
     from finetune_lessons.lab.panel.explorer import explore as explore
@@ -61,6 +62,7 @@ _NAMES_OF = {
     "training.metrics": ("expected_calibration_error",),
     "reports.compare": ("compare", "summary", "save_results", "load_results", "reference_results"),
     "reports.plots": ("new_figure", "plot_runs", "plot_comparison", "plot_confusion", "plot_calibration"),
+    "reports.drawing": ("draw_model",),
     "panel.panel": ("Panel", "LogRange"),
     "panel.explorer": ("explore",),
     "notebooks.scale": ("scale",),
