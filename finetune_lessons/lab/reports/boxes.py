@@ -59,7 +59,8 @@ def _indented(box: Box, depth: int) -> Iterator[str]:
 def as_svg(title: str, boxes: Sequence[Box], alt: str) -> str:
     "The boxes below each other, an arrow from each to the next."
     heading = _Placed(Box(title, [], 0, 0), WIDTH - 2)
-    parts, y = heading.drawn(1, 1), heading.height + 2 * PAD
+    parts = heading.drawn(1, 1)
+    y: float = heading.height + 2 * PAD
     for i, box in enumerate(boxes):
         placed = _Placed(box, WIDTH - 2)
         parts += [_arrow(y - 2 * PAD)] if i else []
@@ -77,11 +78,11 @@ class _Placed:
 
     def __init__(self, box: Box, room: float):
         self.box, self.inside = box, list[tuple[_Placed, float, float]]()
-        titles, texts = _broken(box.title, room, BOLD), [t for text in box.texts for t in _broken(text, room, LETTER)]
-        self.text = [(t, True) for t in titles] + [(t, False) for t in texts]
-        self.width = BAND + 2 * PAD + max(len(t) * (BOLD if bold else LETTER) for t, bold in self.text)
-        self.top = PAD + LINE * len(self.text)  # the height of the text
-        x, y, row = float(PAD), self.top + PAD, 0.0
+        self.text = [(text, True) for text in _broken("+ " * box.added + box.title, room, BOLD)]
+        self.text += [(part, False) for text in box.texts for part in _broken(text, room, LETTER)]
+        self.width = self.wide = BAND + 2 * PAD + max(len(t) * (BOLD if bold else LETTER) for t, bold in self.text)
+        self.top: float = PAD + LINE * len(self.text)  # the height of the text
+        x, y, row = float(PAD), float(self.top + PAD), 0.0
         for child in box.children:
             placed = _Placed(child, room - 2 * PAD)
             if x > PAD and x + placed.width > room - PAD:
@@ -89,14 +90,13 @@ class _Placed:
             self.inside.append((placed, x, y))
             self.width, row = max(self.width, x + placed.width + PAD), max(row, placed.height)
             x += placed.width + PAD
-        self.height = y + row + PAD if self.inside else self.top
+        self.height: float = y + row + PAD if self.inside else self.top
 
     def drawn(self, x: float, y: float) -> list[str]:
         kind = self.box.kind
         line = f'stroke="{LINES[kind]}" ' + ('stroke-width="3"' if kind == "trained" else 'stroke-dasharray="5 3"')
         parts = [_rect(x, y, self.width, self.height, f'fill="none" rx="4" {line}')] if self.inside else []
-        wide = max(len(t) * (BOLD if bold else LETTER) for t, bold in self.text) + BAND + 2 * PAD
-        parts.append(_rect(x, y, wide, self.top, f'fill="{FILLS[kind]}" rx="4" {line}'))
+        parts.append(_rect(x, y, self.wide, self.top, f'fill="{FILLS[kind]}" rx="4" {line}'))
         if self.box.total and not self.inside:
             band = LINES[kind] if kind == "trained" else "url(#frozen)"
             parts.append(_rect(x, y, BAND, self.top, f'fill="{band}"'))

@@ -150,7 +150,8 @@ class _Drawing:
             return inner
         inside = [self.box(wrapper.base, path, title.rpartition(".")[2]), *self.added(wrapper)]
         off = "" if getattr(wrapper, "enabled", True) else ", switched off"
-        whole = _of(f"{title} with {wrapper.name}", [f"{type(wrapper).__name__}{off}"], inside)
+        kind = type(wrapper).__name__
+        whole = _of(f"{title} with {wrapper.name or kind}", [f"{kind}{off}"], inside)
         whole.added = True
         return whole
 

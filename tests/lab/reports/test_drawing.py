@@ -34,6 +34,10 @@ class Beside(Wrapper):
         self.w = nn.Parameter(torch.zeros(3))
 
 
+class Unnamed(Beside):
+    name = ""
+
+
 def boxes_in(boxes: list[Box]) -> list[Box]:
     return [inner for box in boxes for inner in (box, *boxes_in(box.children))]
 
@@ -179,6 +183,8 @@ def test_models_that_nothing_is_known_of_are_drawn_all_the_same():
     picture = draw_model(wrapped)
     assert [box.lines for box in picture.boxes if box.title == "bert.encoder with beside: w"] == [["3"]]
     assert sum(box.total for box in picture.boxes) == sum(p.numel() for p in wrapped.parameters())
+    wrapped.bert.encoder.base.layer[0].output.dense = Unnamed(wrapped.bert.encoder.base.layer[0].output.dense)
+    assert "dense with Unnamed" in repr(draw_model(wrapped))
     deep = nn.Module()
     deep.table = nn.Parameter(torch.zeros(()))
     assert draw_model(deep).boxes[0].total == 1
