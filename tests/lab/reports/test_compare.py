@@ -1,4 +1,4 @@
-"""A table that adds up, survives its file, and a memory gauge that sees what was taken."""
+"""A table that adds up and survives its file."""
 
 import json
 import multiprocessing
@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_data, tiny_model, tiny_run, weights
+from tiny import tiny_data, tiny_model, tiny_run
 
-from finetune_lessons.lab.reports import memory, workers
+from finetune_lessons.lab.reports import workers
 from finetune_lessons.lab.reports.compare import compare, load_results, save_results, summary
-from finetune_lessons.lab.reports.memory import PeakMemory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -204,38 +203,3 @@ def test_a_file_without_results_is_refused(content, tmp_path):
         (tmp_path / "11.json").write_text(content)
     with pytest.raises(ValueError, match="11.json"):
         load_results(tmp_path / "11.json")
-
-
-# memory
-
-
-@pytest.mark.parametrize("gauge", ["kernel", "sampler"])
-def test_peak_memory_sees_what_was_taken_each_time(gauge, monkeypatch):
-    if gauge == "sampler":
-        monkeypatch.setattr(memory, "_reset_high_water_mark", lambda: False)
-    for _ in range(2):
-        with PeakMemory() as peak:
-            block = torch.ones(2**24)
-            total = sum(float(block[:1000].sum()) for _ in range(20_000 if gauge == "sampler" else 1))
-            del block
-        assert total > 0 and peak.megabytes == pytest.approx(64, rel=0.1)
-    with PeakMemory() as nothing:
-        pass
-    assert nothing.megabytes < 8
-
-
-def test_peak_memory_does_not_hide_in_what_earlier_code_freed():
-    def take():
-        return [b"x" * 2**16 for _ in range(1024)]
-
-    freed, above = take(), b"x" * 2**16  # with something above it the heap cannot shrink by itself
-    del freed
-    with PeakMemory() as peak:
-        again = take()
-    assert peak.megabytes == pytest.approx(64, rel=0.1) and above and again
-
-
-def test_peak_memory_of_a_run_covers_its_model():
-    with PeakMemory() as peak:
-        held = weights(tiny_model("bert", vocab_size=200_000))
-    assert peak.megabytes > 2 * 200_000 * 32 * 4 / 2**20 * 0.9 and held
