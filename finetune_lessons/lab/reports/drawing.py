@@ -46,7 +46,8 @@ def draw_model(
 ) -> ModelPicture:
     """One layer of the model with its parts, their shapes and counts, what is frozen and trained, what a method added.
 
-    A model without layers is drawn whole. Raises ValueError for a layer that is not there.
+    Parts stand in the order in which the model lists them, which need not be that of its calls. A model without layers
+    is drawn whole. Raises ValueError for a layer that is not there.
     """
     paths = _layers(model)
     if paths and (isinstance(layer, bool) or not hasattr(layer, "__index__") or layer not in range(len(paths))):
