@@ -26,7 +26,7 @@ from .lab.models.heads import head_of, is_causal
 from .lab.models.layers import check_layers, layer_stacks, origin, shortened
 from .lab.training.inputs import batches_by_split
 from .lab.models.modes import mode
-from .lab.training.precision import DTYPES, native_precision
+from .lab.training.precision import DTYPES, fastest_precision
 from .lab.training.tasks import IGNORE_INDEX
 from .model_surgery import wrappers
 from .prefix_tuning import AttentionWrapper, attention_modules, in_place
@@ -350,7 +350,7 @@ def add_teacher_logits(
     from datasets import DatasetDict, Sequence, Value
 
     batches, device = _as_read_by(teacher, tokenizer, data), next(teacher.parameters()).device
-    precision = native_precision(device)
+    precision = fastest_precision(device, teacher).precision
     logits: list[Any] = [None] * len(batches)
     with mode(teacher, training=False), torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
         for rows in batches.in_order(batch_size):

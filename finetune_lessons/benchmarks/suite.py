@@ -22,7 +22,7 @@ from finetune_lessons.lab.reports.compare import compare, save_results
 from finetune_lessons.lab.data.datasets import load_data
 from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.models.loading import load_causal_lm, load_encoder
-from finetune_lessons.lab.training.precision import native_precision
+from finetune_lessons.lab.training.precision import fastest_precision
 from finetune_lessons.lab.reports.profile import matrix_rate
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lora import add_lora
@@ -66,7 +66,7 @@ def bench_all(
 
     tokenizer = load_encoder("minilm")[1]
     data = tokenize(load_data("movies", n_train=STEPS * BATCH_SIZE), tokenizer)
-    precision = native_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = fastest_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu")).precision
     config = {"model": "minilm", "data": "movies", "examples": STEPS * BATCH_SIZE, "batch_size": BATCH_SIZE}
     save_results(path, pd.DataFrame([*_beside(data, rounds), *_growth(rounds)]), **config, precision=precision)
     print(f"written: {path}")

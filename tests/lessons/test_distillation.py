@@ -27,6 +27,7 @@ from finetune_lessons.distillation import (
     soft_loss,
 )
 from finetune_lessons.lab.training.batches import train_batches
+from finetune_lessons.lab.training.precision import Choice
 from finetune_lessons.lab.training.run import NonFiniteLoss, Run
 from finetune_lessons.lab.training.tasks import IGNORE_INDEX
 from finetune_lessons.lora import add_lora
@@ -395,7 +396,7 @@ def test_cached_logits_change_no_number():
 
 
 def test_cached_logits_stand_beside_their_texts_and_are_without_dropout(monkeypatch):
-    monkeypatch.setattr(distillation, "native_precision", lambda device: "fp32")
+    monkeypatch.setattr(distillation, "fastest_precision", lambda *_: Choice("fp32", ""))
     teacher = tiny.tiny_model("bert", seed=1).train()
     data = tiny.tiny_data(10)
     cached = add_teacher_logits(data, teacher, tiny.tiny_tokenizer(), batch_size=3)

@@ -13,6 +13,7 @@ from finetune_lessons import distillation
 from finetune_lessons.cross_entropy import cross_entropy
 from finetune_lessons.distillation import Distillation, add_teacher_logits
 from finetune_lessons.lab.training.batches import train_batches
+from finetune_lessons.lab.training.precision import Choice
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lab.training.tasks import IGNORE_INDEX
 from finetune_lessons.lab.training.tokenising import tokenize
@@ -26,7 +27,7 @@ IN_OUR_ORDER = (
 
 @pytest.fixture(autouse=True)
 def in_fp32(monkeypatch):
-    monkeypatch.setattr(distillation, "native_precision", lambda device: "fp32")
+    monkeypatch.setattr(distillation, "fastest_precision", lambda *_: Choice("fp32", ""))
 
 
 def teacher_naming(*names: str, **config):

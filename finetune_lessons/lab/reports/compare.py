@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.reports.workers import check_sendable, side_by_side, threads_of_worker, with_threads
 from finetune_lessons.lab.training.settings import is_whole
+from finetune_lessons.lab.training import processor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,9 +145,8 @@ def _machine(threads: int | None) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
-    cpu = capabilities.get("cpu_name", platform.processor())
-    return {"cpu": cpu, "threads": threads or torch.get_num_threads(), "gpu": gpu, "python": platform.python_version()}
+    threads = threads or torch.get_num_threads()
+    return {"cpu": processor.name(), "threads": threads, "gpu": gpu, "python": platform.python_version()}
 
 
 def _versions() -> dict[str, str]:

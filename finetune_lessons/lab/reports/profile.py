@@ -127,10 +127,10 @@ def matrix_rate(
     repeats: int = 5,
 ) -> float:
     "FLOP/s of a product of two square matrices in the precision that a `Run` chooses here: the best of the repeats."
-    from finetune_lessons.lab.training.precision import DTYPES, native_precision
+    from finetune_lessons.lab.training.precision import DTYPES, fastest_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    a = torch.randn(size, size, device=device, dtype=DTYPES[native_precision(device)])
+    a = torch.randn(size, size, device=device, dtype=DTYPES[fastest_precision(device).precision])
     seconds = []
     for _ in range(repeats + 1):  # the first warms up
         _wait_for_gpu()

@@ -1,12 +1,17 @@
 """In which precision a run computes, and frozen weights that are cast to it once."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
+from finetune_lessons.lab.models.linears import is_linear, shape_of
+from finetune_lessons.lab.training import processor
 from finetune_lessons.lab.training.cpu_functions import fast_cpu_functions
+from finetune_lessons.lab.training.processes import Processes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -16,11 +21,12 @@ class Computing:
 
     def __init__(
         self,
-        precision: str,  # "fp32", "bf16", "fp16", or "auto" for the fastest that the device has natively
+        choice: "Choice",
         device: torch.device,
     ):
-        self.precision = native_precision(device) if precision == "auto" else precision
-        self.device = device
+        (self.precision, self.reason), self.device = choice, device
+        if device.type == "cpu":
+            processor.use_no_more_threads_than_fit()
         self._frozen = FrozenWeights(DTYPES[self.precision])
 
     @contextmanager
@@ -85,11 +91,43 @@ def _frozen_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [w for w in found if not w.requires_grad and w.dtype == torch.float32 and w not in elsewhere]
 
 
-def native_precision(device: torch.device) -> str:
-    "bf16 where the hardware computes in it, fp16 on GPUs that only have that, else fp32."
+class Choice(NamedTuple):
+    precision: str  # "fp32", "bf16" or "fp16"
+    reason: str  # for people
+
+
+def choose_precision(
+    asked: str,  # "auto", or what it is to be
+    device: torch.device,
+    model: torch.nn.Module,
+    processes: Processes,
+) -> Choice:
+    "The same in all processes."
+    choice = fastest_precision(device, model) if asked == "auto" else Choice(asked, "as asked for")
+    return processes.gathered(choice)[0]
+
+
+def fastest_precision(
+    device: torch.device,
+    model: torch.nn.Module | None = None,  # its most frequent kind of product is what is measured
+) -> Choice:
+    """bf16 on GPUs that have it, fp16 on those that only have that; on a processor with bf16 what a measurement says is
+    faster, for some take longer over it than over fp32.
+    """
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
-        return "bf16" if any(has.get(f) for f in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
-    return "fp32"
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Choice("bf16", "the GPU has it") if has_bf16 else Choice("fp16", "the GPU has no bf16")
+    if device.type != "cpu" or not processor.has_bf16():
+        return Choice("fp32", f"{processor.name() if device.type == 'cpu' else device.type} has no bf16")
+    gain = processor.gain_of_bf16(widest_product(model))
+    precision = "bf16" if gain >= processor.WORTH else "fp32"
+    return Choice(precision, f"{processor.name()} multiplies {gain:.2g} times as fast in bf16 as in fp32, measured")
+
+
+def widest_product(model: torch.nn.Module | None) -> tuple[int, int]:
+    "Outputs and inputs of the linear layers that most of the parameters are in."
+    sizes: Counter[tuple[int, int]] = Counter()
+    for layer in model.modules() if model else ():
+        if is_linear(layer):
+            sizes[shape_of(layer)] += math.prod(shape_of(layer))
+    return sizes.most_common(1)[0][0] if sizes else (processor.WIDEST, processor.WIDEST)

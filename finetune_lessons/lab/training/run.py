@@ -24,7 +24,7 @@ from finetune_lessons.lab.models.modes import buffers_kept, mode
 from finetune_lessons.lab.training.objective import Loss, Objective, with_loss
 from finetune_lessons.lab.training.optimisation import OptimizerFactory, Schedule, clip, diverged, make_optimizer
 from finetune_lessons.lab.training.optimisation import make_scaler, trainable_parameters, without_notes
-from finetune_lessons.lab.training.precision import Computing
+from finetune_lessons.lab.training.precision import Computing, choose_precision
 from finetune_lessons.lab.training.processes import Processes
 from finetune_lessons.lab.training.random_state import RandomState
 from finetune_lessons.lab.training.run_files import newest_whole
@@ -69,7 +69,7 @@ class Run:
         grad_accum: int = 1,  # forward passes whose gradients make one step
         optimizer: OptimizerFactory | None = None,  # optimizer(parameter_groups, lr=lr); None: AdamW
         sampling: str | float = "proportional",  # of several tasks: "round_robin", "together", or a temperature
-        precision: str = "auto",  # "fp32", "bf16", "fp16"; "auto": the fastest that the device has natively
+        precision: str = "auto",  # "fp32", "bf16", "fp16"; "auto": what is measured to be fastest here
         eval_every: int | None = None,  # steps between evaluations; None: at the end of each epoch, 0: never
         seed: int = 0,  # of data order and dropout
         keep_best: str | None = None,  # validation metric, such as "accuracy", whose best weights are kept: `run.best`
@@ -82,7 +82,7 @@ class Run:
         ))  # fmt: skip
         self.processes = Processes()
         self.device, self.is_main_process = self.processes.device, self.processes.is_main
-        self.computing = Computing(precision, self.device)
+        self.computing = Computing(choose_precision(precision, self.device, model, self.processes), self.device)
         self.precision = self.computing.precision
         self.splits = batches_by_split(data, tokenizer, model)
         self.computing.check(model)

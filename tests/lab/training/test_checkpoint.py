@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny import classification, same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, tiny_tokens, weights
 
 from finetune_lessons.lab.training import run_files
+from finetune_lessons.lab.training.precision import Choice
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lora import add_lora
 
@@ -153,8 +154,8 @@ def test_what_was_changed_on_the_way_is_kept(tmp_path):
 
 
 def test_what_auto_was_is_what_it_stays(tmp_path, monkeypatch):
-    chosen = ["bf16", "fp32"]  # as a measurement may find in two processes
-    monkeypatch.setattr("finetune_lessons.lab.training.precision.native_precision", lambda *_: chosen.pop(0))
+    chosen = [Choice("bf16", ""), Choice("fp32", "")]  # as a measurement may find in two processes
+    monkeypatch.setattr("finetune_lessons.lab.training.precision.fastest_precision", lambda *_: chosen.pop(0))
     run = make_run(KINDS[0], precision="auto")
     next(run)
     run.save(tmp_path / "run")
