@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,7 @@ def _read(file: Path) -> dict[str, float]:
 def _write(file: Path, kept: dict[str, float]) -> None:
     "Where nothing can be written, the next process measures again."
     own = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         own.replace(file)
-    except OSError:
-        own.unlink(missing_ok=True)
