@@ -2,10 +2,8 @@
 
 import json
 
-import bitsandbytes.optim
 import pytest
 import torch
-import torchao.optim
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -14,6 +12,8 @@ from tiny import classification, same_bits, tiny_model, tiny_run, tiny_tokenizer
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lab.training.run_files import checksum, write_whole
 
+bitsandbytes, torchao = pytest.importorskip("bitsandbytes"), pytest.importorskip("torchao")
+pytest.importorskip("torchao.optim")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MAKERS = {
