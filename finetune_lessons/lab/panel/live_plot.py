@@ -181,7 +181,8 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    marks = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return marks or ticks(low, high, about + 1)  # a step longer than the whole has met none
 
 
 def number(value: float) -> str:

@@ -1,6 +1,6 @@
 """Curves as SVG."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from finetune_lessons.lab.panel.live_plot import Chart, Line, svg, ticks
@@ -18,6 +18,7 @@ def test_thinning_keeps_the_last_point_and_the_limit(ys, limit):
     assert svg(Chart("t", [Line(series)]), 300, 150).count("<svg") == 2
 
 
+@example(1.0, 400401.0, 2)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
 def test_ticks_are_few_and_inside(low, span, about):
     marks = ticks(low, low + span, about)
