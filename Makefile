@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 B ?= all
+FLOORS = .floors/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 LAB_FLAGS := --ServerApp.ip=127.0.0.1
 ifeq ($(shell uname -s)$(DISPLAY)$(WAYLAND_DISPLAY),Linux)
@@ -19,7 +20,7 @@ ifeq ($(MAKECMDGOALS)$(L),lesson)
 $(error Which lesson? For example: make lesson L=11)
 endif
 
-.PHONY: help setup lab lesson test lint bench works export browser clean
+.PHONY: help setup lab lesson test floors pins audit lint bench works export browser clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -42,6 +43,24 @@ lesson: $(READY)  ## Execute one lesson and print its results: make lesson L=11
 
 test: $(READY) lint browser  ## Run all tests, those in a real browser too
 	$(BIN)/python -m pytest
+
+floors:  ## Run the fast tests with the oldest versions that the package admits: make floors PYTHON=python3.13
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --constraint floors.txt --editable '.[lab,trackers]' pytest hypothesis
+	$(FLOORS)/bin/finetune-lessons assets --fetch
+	$(FLOORS)/bin/python -m pytest --fast
+
+pins:  ## Write floors.txt anew, after a lower bound changed
+	$(PYTHON) -m venv .floors/uv
+	.floors/uv/bin/python -m pip install --quiet uv
+	.floors/uv/bin/python .ci/floors.py
+
+audit:  ## Ask the package index which of the oldest versions have known holes
+	$(PYTHON) -m venv .floors/audit
+	.floors/audit/bin/python -m pip install --quiet pip-audit
+	.floors/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement floors.txt \
+		$$(awk '!/^#/ && NF > 4 { print "--ignore-vuln", $$3 }' .ci/holes.txt)
 
 lint: $(READY)  ## Check style, types, and which way imports go
 	$(BIN)/ruff check .
@@ -72,5 +91,5 @@ browser:  ## Install what the browser tests drive, where it is missing (Debian, 
 	fi
 
 clean:  ## Remove .venv and all that was built; cached models and data stay
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .floors build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -4,7 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # for the processes that tests start
+HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # for the processes that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -16,6 +17,21 @@ from hypothesis import settings
 settings.register_profile("no timed asserts", deadline=None)
 settings.load_profile("no timed asserts")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts pytest in the background ignores it
+
+SLOW = {
+    "benchmarks", "browser", "exercises", "lab/notebooks", "lab/training/test_distributed.py",
+    "lab/training/test_fuzz.py", "lab/training/test_kills.py", "lessons/test_works.py", "test_house.py",
+    "test_packaging.py", "test_types.py",
+}  # fmt: skip
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out browsers, whole lessons, launches and linting")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("fast") and collection_path.is_relative_to(HERE):
+        return collection_path.relative_to(HERE).as_posix() in SLOW or None
 
 
 @pytest.fixture

@@ -38,10 +38,10 @@ def requirements(key: str) -> list[Requirement]:
     return [Requirement(line) for line in settings()[key].splitlines() if line]
 
 
-def constraints() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in pins}
+def pins(file: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def python(code: str) -> str:
@@ -100,14 +100,14 @@ def test_requirements_are_lower_bounds_that_the_constraints_meet(key):
     for requirement in requirements(key):
         operators = {specifier.operator for specifier in requirement.specifier}
         assert ">=" in operators and operators <= {">=", "!="}, requirement
-        assert requirement.specifier.contains(constraints()[canonicalize_name(requirement.name)]), requirement
+        assert requirement.specifier.contains(pins("constraints.txt")[canonicalize_name(requirement.name)]), requirement
 
 
 def test_constraints_are_exact_portable_and_without_cuda():
-    pins = constraints()
-    assert pins["torch"] == "2.13.0"
-    assert not [version for version in pins.values() if "+" in version]
-    assert not [name for name in pins if name.startswith(("nvidia", "triton", "cuda"))]
+    exact = pins("constraints.txt")
+    assert exact["torch"] == "2.13.0"
+    assert not [version for version in exact.values() if "+" in version]
+    assert not [name for name in exact if name.startswith(("nvidia", "triton", "cuda"))]
 
 
 def test_constraints_pin_everything_that_is_needed():
@@ -122,7 +122,7 @@ def test_constraints_pin_everything_that_is_needed():
         inner = map(Requirement, importlib.metadata.requires(name) or [])
         needed += [r for r in inner if not r.marker or any(r.marker.evaluate({"extra": extra}) for extra in extras)]
     assert "jinja2" in seen
-    assert not set(seen) - set(constraints())
+    assert not set(seen) - set(pins("constraints.txt"))
 
 
 # imports
