@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from finetune_lessons.lab.data.archives import AssetError
@@ -73,13 +74,12 @@ def _show_progress(asset: Asset, scratch: Path, pip: subprocess.Popen) -> None:
 
 
 def _bytes_so_far(asset: Asset, scratch: Path) -> int:
-    sizes = []
-    for file in scratch.rglob(asset.filename):
-        try:
-            sizes.append(file.stat().st_size)
-        except OSError:  # pip has just moved it
-            continue
-    return max(sizes, default=0)
+    sizes = [0]
+    for folder, _, files in os.walk(scratch):  # which passes over what pip has just removed
+        if asset.filename in files:
+            with suppress(OSError):  # pip has just moved it
+                sizes.append(Path(folder, asset.filename).stat().st_size)
+    return max(sizes)
 
 
 def _pip_failure(asset: Asset, log: str) -> str:

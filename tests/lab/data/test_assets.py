@@ -99,6 +99,21 @@ def tiny(links, monkeypatch) -> Asset:
     return asset
 
 
+def test_a_folder_that_pip_removes_while_its_bytes_are_counted_is_passed_over(tiny, tmp_path, monkeypatch):
+    for name in ("gone", "kept"):
+        (tmp_path / "scratch" / name).mkdir(parents=True)
+        (tmp_path / "scratch" / name / tiny.filename).write_bytes(b"12345")
+    scandir = os.scandir
+
+    def vanishing(path="."):
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert fetching._bytes_so_far(tiny, tmp_path / "scratch") == 5
+
+
 def use(monkeypatch, asset: Asset) -> None:
     monkeypatch.setitem(ASSETS, "tiny", asset)
 
