@@ -8,8 +8,8 @@ from configparser import ConfigParser
 TESTS = ("pytest", "hypothesis")  # what runs the tests, as constraints.txt has it
 CUDA = ("nvidia-", "cuda-", "triton==")  # what torch needs beside it differs from build to build: left to pip
 HEADER = """\
-# What `make floors` installs: the lowest versions that settings.ini admits, the newest that these allow of the rest, and
-# the torch of constraints.txt, as the index has no older build for the CPU alone. Written by `make pins`.
+# What `make floors` installs: the lowest versions that settings.ini admits and the newest that these allow of the rest;
+# torch as in constraints.txt, since the index has no older build for the CPU alone. Written by `make pins`.
 """
 
 settings = ConfigParser(delimiters=["="])

@@ -4,8 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-HERE = Path(__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # for the processes that tests start
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # for the processes that tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -18,10 +17,11 @@ settings.register_profile("no timed asserts", deadline=None)
 settings.load_profile("no timed asserts")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts pytest in the background ignores it
 
+HERE = Path(__file__).parent
 SLOW = {
-    "benchmarks", "browser", "exercises", "lab/notebooks", "lab/training/test_distributed.py",
-    "lab/training/test_fuzz.py", "lab/training/test_kills.py", "lessons/test_works.py", "test_house.py",
-    "test_packaging.py", "test_types.py",
+    "benchmarks", "browser", "exercises", "lab/cli", "lab/notebooks", "lab/reports/test_profile.py",
+    "lab/training/test_distributed.py", "lab/training/test_fuzz.py", "lab/training/test_kills.py",
+    "lessons/test_works.py", "test_house.py", "test_packaging.py", "test_types.py",
 }  # fmt: skip
 
 

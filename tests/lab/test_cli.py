@@ -109,6 +109,7 @@ def test_interrupt_stops_run_and_kernel(notebook, tmp_path):
 
 
 def test_saved_notebook_is_portable(notebook, tmp_path, capsys):
+    pytest.importorskip("nbdev")
     cells = [
         new_code_cell("from pathlib import Path\nprint(Path.home() / 'x', Path.cwd() / 'y')"),
         new_code_cell("import ipywidgets\nipywidgets.IntSlider()"),
@@ -131,6 +132,7 @@ def test_saved_notebook_is_portable(notebook, tmp_path, capsys):
 
 
 def test_saving_twice_changes_nothing(notebook):
+    pytest.importorskip("nbdev")
     path = notebook(*GOOD)
     main(["run", str(path), "--scale", "smoke", "--save"])
     first = path.read_bytes()
