@@ -221,6 +221,15 @@ def test_notebook_is_saved_clean(path, tmp_path):
     assert "output_type': 'error'" not in "".join(saved)
 
 
+@pytest.mark.xfail(reason="pictures of notebooks executed before pictures had words", strict=False)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_saved_picture_has_words(path):
+    cells = nbformat.read(path, as_version=4).cells
+    for output in (output for cell in cells if cell.cell_type == "code" for output in cell.outputs):
+        for kind in (kind for kind in output.get("data", {}) if kind.startswith("image/")):
+            assert output.metadata.get(kind, {}).get("alt", "").strip(), output.data.get("text/plain")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_code_cells_are_short(path):
     notebook = nbformat.read(path, as_version=4)
