@@ -20,7 +20,7 @@ ifeq ($(MAKECMDGOALS)$(L),lesson)
 $(error Which lesson? For example: make lesson L=11)
 endif
 
-.PHONY: help setup lab lesson test floors pins audit lint bench works export browser clean
+.PHONY: help setup lab edit lesson test floors pins audit lint bench works export browser clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -35,7 +35,10 @@ $(READY): settings.ini constraints.txt setup.py pyproject.toml
 	$(BIN)/finetune-lessons assets --fetch
 	@touch $@
 
-lab: $(READY)  ## Open the lessons in JupyterLab; without a display, print its address
+lab: $(READY)  ## Open your copies of the lessons in JupyterLab; without a display, print its address
+	$(BIN)/python -m finetune_lessons.lab.notebooks.opening $(LAB_FLAGS)
+
+edit: $(READY)  ## Open the sources of the lessons in JupyterLab
 	$(BIN)/jupyter lab $(LAB_FLAGS) nbs
 
 lesson: $(READY)  ## Execute one lesson and print its results: make lesson L=11

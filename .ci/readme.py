@@ -1,13 +1,29 @@
-"""Write README.md from nbs/index.ipynb: as nbconvert does it, with links that hold one folder higher."""
+"""Write what is made of the notebooks besides modules: the way through the lessons in the index, and README.md."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
 
-index = nbformat.read("nbs/index.ipynb", as_version=4)
+sys.path.insert(0, "")  # the package beside the notebooks, and not another that is installed
+
+from finetune_lessons.lab.notebooks.course import TABLE, course, course_table
+from finetune_lessons.lab.notebooks.course_picture import course_words, draw_course
+
+INDEX, PICTURE = Path("nbs/index.ipynb"), Path("nbs/course.svg")
+
+lessons = course()
+PICTURE.write_text(draw_course(lessons), encoding="utf-8")
+index = nbformat.read(INDEX, as_version=4)
+for cell in index.cells:
+    if cell.id == TABLE:
+        cell.source = course_table(lessons)
+    cell.source = re.sub(rf"!\[[^]]*\]\({PICTURE.name}\)", f"![{course_words(lessons)}]({PICTURE.name})", cell.source)
+nbformat.write(index, INDEX)
+
 index.metadata["language_info"] = {"name": "python"}
 text, _ = MarkdownExporter().from_notebook_node(index)
-text = re.sub(r"\]\((?!https?:|#|\.\./)", "](nbs/", text).replace("](../", "](")
+text = re.sub(r"\]\((?!https?:|#)", "](nbs/", text)
 Path("README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")

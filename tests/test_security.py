@@ -167,17 +167,26 @@ def test_a_method_in_the_files_of_peft_is_not_read_through_a_link(tmp_path):
 # JupyterLab
 
 
+OPENING = "finetune_lessons.lab.notebooks.opening"
+OPEN = f"""
+import pathlib, sys
+from {OPENING.rpartition(".")[0]} import opening
+opening.copies = lambda: pathlib.Path("nbs")
+opening.open_lessons(sys.argv[1:])
+"""
+
+
 @pytest.fixture
 def make_lab(tmp_path):
     "JupyterLab as `make lab` starts it, but without a window: its process, and the address that it prints."
     planned = subprocess.run(["make", "-n", "lab"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    command = shlex.split(next(line for line in reversed(planned.splitlines()) if "jupyter lab" in line))[2:]
+    flags = shlex.split(next(line for line in reversed(planned.splitlines()) if OPENING in line).partition(OPENING)[2])
     places = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
     log = tmp_path / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *command, "--no-browser", "--ServerApp.port_retries=50"],
-            cwd=ROOT, env=os.environ | places, stdout=output, stderr=output,
+            [sys.executable, "-c", OPEN, *flags, "--no-browser", "--ServerApp.port_retries=50"],
+            cwd=ROOT, env=os.environ | places | {"PYTHONPATH": str(ROOT)}, stdout=output, stderr=output,
         )  # fmt: skip
     try:
         yield server, address_in(log, server)
@@ -206,8 +215,9 @@ def status(address: str) -> int:
 def test_the_lab_answers_only_with_its_token_and_only_on_this_machine(make_lab):
     server, address = make_lab
     page, token = address.split("?token=")
-    assert len(token) >= 32
-    contents = page.removesuffix("/lab") + "/api/contents"
+    home, opened = page.split("/lab/")
+    assert len(token) >= 32 and opened == "tree/index.ipynb"
+    contents = home + "/api/contents"
     assert status(contents) == status(f"{contents}?token={'0' * len(token)}") == 403
     assert status(f"{contents}?token={token}") == 200
     process = psutil.Process(server.pid)

@@ -1,0 +1,77 @@
+"""What somebody sees who opens the course in a real JupyterLab."""
+
+import pytest
+from conftest import LESSONS, TOKEN, Lab, Server, free_port, serving
+from playwright.sync_api import expect
+
+from finetune_lessons.lab.notebooks.course import TABLE, course
+from finetune_lessons.lab.notebooks.editions import make_copies
+
+DARK = "body[data-jp-theme-light='false']"
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    "JupyterLab on copies of the lessons, as `make lab` starts it."
+    folder = tmp_path_factory.mktemp("copies")
+    table = "| lesson | done |\n|---|---|\n| 11 [Cross-entropy](1_foundations/11_cross_entropy.ipynb) | 2 of 6 |"
+    assert not list(make_copies(LESSONS, folder / "my_lessons", {TABLE: table}))
+    port = free_port()
+    home = f"http://127.0.0.1:{port}"
+    command = ["jupyterlab", str(folder / "my_lessons"), "--LabApp.default_url=/lab/tree/index.ipynb", "--no-browser"]
+    command += ["--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+    command += [f"--IdentityProvider.token={TOKEN}", "--LabApp.extension_manager=readonly"]
+    with serving(command, f"{home}/api/status?token={TOKEN}", folder):
+        yield Server(f"{home}/lab/tree/{{notebook}}.ipynb?token={TOKEN}&reset", folder)
+
+
+def test_the_lab_opens_on_the_way_through_the_lessons(copies, new_page):
+    page = new_page()
+    page.goto(copies.url("x").partition("/lab")[0] + f"/?token={TOKEN}")
+    notebook = page.locator(".jp-Notebook")
+    notebook.get_by_role("heading", name="The way through").wait_for()
+    assert "/lab/tree/index.ipynb" in page.url
+    picture = notebook.locator("img").first
+    assert picture.get_attribute("alt").startswith("The way through the lessons: 11 Cross-entropy")
+    page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=picture.element_handle())
+    expect(notebook.get_by_text("2 of 6")).to_be_visible()
+    notebook.get_by_role("link", name="Cross-entropy", exact=True).click()
+    page.get_by_role("tab", name="11_cross_entropy.ipynb").wait_for()
+    opened = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    expect(opened.get_by_text("Which one has more to unlearn?")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", [lesson.path for lesson in course()], ids=lambda path: path.stem)
+def test_a_lesson_opens_without_the_answers_and_with_its_library_code_folded(path, copies, new_page):
+    lab = Lab(new_page(), copies.url(f"{path.parent.name}/{path.stem}")).open()
+    page = lab.page
+    page.locator("details > summary", has_text="Answer first").first.wait_for()
+    folded = page.locator(".jp-CodeCell").filter(has_text="Library code: skip at first reading")
+    assert folded.count() >= 1
+    assert not page.locator("details[open]").count()
+
+
+def test_the_first_question_is_answered_by_running_its_cell(copies, new_page):
+    lab = Lab(new_page(), copies.url("1_foundations/11_cross_entropy")).open()
+    answer = lab.page.get_by_text("is worse: a single answer")
+    expect(answer).to_be_hidden()
+    expect(lab.output(1)).not_to_contain_text("mean surprise")
+    expect(lab.cell(2).locator("img")).to_be_visible()  # the curve that follows stays
+    lab.run_cell(0)
+    lab.run_cell(1)
+    expect(lab.output(1)).to_contain_text("mean surprise")
+    lab.page.locator("summary", has_text="Answer first").first.click()
+    expect(answer).to_be_visible()
+
+
+def test_the_page_shows_through_the_figures(copies, new_page):
+    lab = Lab(new_page(dark=True), copies.url("1_foundations/11_cross_entropy")).open()
+    lab.page.locator(DARK).wait_for()
+    image = lab.cell(2).locator("img")
+    corner = """image => {
+        const canvas = document.createElement('canvas')
+        canvas.width = canvas.height = 1
+        canvas.getContext('2d').drawImage(image, 0, 0)
+        return canvas.getContext('2d').getImageData(0, 0, 1, 1).data[3]
+    }"""
+    assert image.evaluate(corner) == 0
