@@ -31,11 +31,12 @@ def edition(
 
     What the cells below a question ("Guess", "Decide", "Write down", "Commit to") put out is cleared, up to the next
     heading, and the text below them is folded. So is library code: exported cells that only import, or define what
-    other modules do not see.
+    other modules do not see. The badge that opens Colab is left out.
     """
     for cell, answers in zip(notebook.cells, _answers(notebook.cells), strict=True):
-        if cell.cell_type == "markdown" and answers:
-            cell.source = FOLDED.format(cell.source)
+        if cell.cell_type == "markdown":
+            source = COLAB.sub("", cell.source)
+            cell.source = FOLDED.format(source) if answers else source
         elif cell.cell_type == "code":
             if answers or not outputs:
                 cell.outputs, cell.execution_count = [], None
@@ -114,7 +115,7 @@ def _write(path: Path, copy: Path, cells: Mapping[str, str]) -> None:
         return
     notebook = edition(nbformat.read(path, as_version=4))
     for cell in notebook.cells:
-        cell.source = COLAB.sub("", cells.get(cell.id, cell.source))
+        cell.source = cells.get(cell.id, cell.source)
     nbformat.write(notebook, copy)
 
 
