@@ -58,6 +58,8 @@ def _in_ink(artist: Artist) -> None:
         artist.get_frame().set(facecolor="none", edgecolor=INK)
     elif isinstance(artist, (Line2D, Text)):
         artist.set_color(_inked(artist.get_color()))
+        if arrow := getattr(artist, "arrow_patch", None):  # of an annotation
+            _in_ink(arrow)
     elif isinstance(artist, FancyArrowPatch):
         artist.set_color(_inked(artist.get_edgecolor()))
     elif isinstance(artist, Collection) and artist.get_array() is None:

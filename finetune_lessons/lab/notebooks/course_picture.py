@@ -6,7 +6,7 @@ from html import escape
 from finetune_lessons.lab.figures.palette import INK
 from finetune_lessons.lab.notebooks.course import Lesson
 
-WIDTH, HEIGHT, RIGHT, DOWN, EDGE = 222, 50, 278, 64, 6  # pixels: of a box, from one to the next, around all
+WIDTH, HEIGHT, RIGHT, DOWN, EDGE = 226, 50, 278, 64, 6  # pixels: of a box, from one to the next, around all
 FILLS = ("#0072B2", "#00805D", "#A04F83", "#8A6100", "#A8522F", "#5F6F00")  # white text has 4.5, a dark page 3, or more
 
 

@@ -6,6 +6,7 @@ import json
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from nbconvert import HTMLExporter
@@ -95,7 +96,7 @@ def test_words_in_a_heat_map_keep_the_colour_that_reads_on_their_cell():
     figure.colorbar(image, ax=ax, label="share")
     assert len(pixels(figure))
     assert [text.get_color() for text in ax.texts] == ["white", "white", "black", "black"]
-    assert figure.axes[1].yaxis.label.get_color() == INK
+    assert contrast(figure.axes[1].yaxis.label.get_color(), INK) == pytest.approx(1)
 
 
 def test_the_words_for_a_figure_say_what_its_curves_do():
@@ -136,12 +137,12 @@ def test_words_can_be_given_and_are_never_too_many():
     assert alt(new_figure()[0]) == "A chart."
 
 
-def test_a_notebook_keeps_the_words_and_its_page_says_them(tmp_path, monkeypatch):
+def test_a_notebook_keeps_the_words_and_its_page_says_them(tmp_path):
     path = tmp_path / "a.ipynb"
     cell = 'from finetune_lessons.lab import new_figure\nfigure, _ = new_figure(alt="A \\"wave\\" & a line.")\nfigure'
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), path)
     save(execute(path, "smoke"), path)
     (output,) = json.loads(path.read_text())["cells"][0]["outputs"]
     assert output["metadata"] == {"image/png": {"alt": 'A "wave" & a line.'}}
-    page, _ = HTMLExporter().from_filename(path)
-    assert 'alt="A &#34;wave&#34; &amp; a line."' in page or 'alt="A &quot;wave&quot; &amp; a line."' in page
+    page, _ = HTMLExporter(template_name="classic").from_filename(path)
+    assert [image["alt"] for image in BeautifulSoup(page, "html.parser").find_all("img")] == ['A "wave" & a line.']
