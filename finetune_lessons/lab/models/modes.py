@@ -26,11 +26,13 @@ def modes_kept(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_kept(module: torch.nn.Module, unless: Callable[[], bool]) -> Iterator[None]:
-    "What the block does to buffers, such as running means, is undone unless it came through."
+def buffers_kept(
+    module: torch.nn.Module, unless: Callable[[], bool]
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    "What the block does to buffers, such as running means, is undone unless it came through; each, and as it was."
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
-        yield
+        yield buffers
     finally:
         if not unless():
             for buffer, before in buffers:

@@ -16,6 +16,7 @@ from finetune_lessons.lab.models.heads import Head
 from finetune_lessons.lab.training.padding import padded, real_tokens
 from finetune_lessons.lab.training.sampling import JointRows, Rows, plan_epoch, steps_per_epoch
 from finetune_lessons.lab.training.tasks import Task
+from finetune_lessons.lab.training.token_budget import TokenBudget, size_of_a_step
 from finetune_lessons.lab.training.tokenising import tokenize
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Batch(dict[str, Any]):
                 "name the right column with data.rename_column(old, 'label'), or use a loss that needs none"
             )
         raise KeyError(key)
+
+    def to(self, device: torch.device) -> "Batch":
+        "Its tensors on the device; a GPU fetches them from page-locked memory while the processor goes on."
+        return Batch({key: _on(device, value) for key, value in self.items()})
 
 
 class Batches:
@@ -87,19 +92,27 @@ class Batches:
         return digest.hexdigest()[:16]
 
     def epoch(
-        self, batch_size: int, seed: int, epoch: int, sampling: str | float = "proportional"
+        self, size: int | TokenBudget, seed: int, epoch: int, sampling: str | float = "proportional"
     ) -> list[Rows] | list[JointRows]:
         "The steps of an epoch, shuffled by (seed, epoch)."
-        return plan_epoch(self.lengths, batch_size, np.random.default_rng([seed, epoch]), sampling)
+        return plan_epoch(self.lengths, size, np.random.default_rng([seed, epoch]), sampling)
 
-    def steps_per_epoch(self, batch_size: int, sampling: str | float = "proportional") -> int:
-        return steps_per_epoch(self.lengths, batch_size, sampling)
+    def steps_per_epoch(self, size: int | TokenBudget, sampling: str | float = "proportional") -> int:
+        return steps_per_epoch(self.lengths, size, sampling)
 
-    def in_order(self, batch_size: int) -> Iterator[Rows]:
+    def in_order(
+        self,
+        batch_size: int,
+        max_tokens: int | None = None,  # in one batch, padding counted; a text that is longer comes alone
+    ) -> Iterator[Rows]:
         "Every example once, longest first, so that a batch too large for the memory fails at once."
         for task, lengths in self.lengths.items():
-            order = np.argsort(-lengths, kind="stable")
-            yield from (Rows(task, order[i : i + batch_size]) for i in range(0, len(order), batch_size))
+            order, start = np.argsort(-lengths, kind="stable"), 0
+            while start < len(order):
+                room = max_tokens // max(1, int(lengths[order[start]])) if max_tokens else batch_size
+                end = start + max(1, min(batch_size, room))
+                yield Rows(task, order[start:end])
+                start = end
 
     def load(self, rows: Rows | JointRows, device: torch.device) -> Batch:
         """The batch of these rows: padded tensors on `device`, `labels` and which of them are there (`labelled`),
@@ -119,7 +132,7 @@ class Batches:
         if labels is not None:
             batch |= task.load(labels, self.side)
         batch["index"] = torch.tensor(rows.index)
-        return Batch({k: _on(device, v) for k, v in batch.items()}, task=rows.task)
+        return Batch(batch, task=rows.task).to(device)
 
     def _tensor(self, name: str, values: list, is_list: bool) -> Any:
         if name in self._padding:
@@ -146,13 +159,16 @@ class Plan:
     def __init__(
         self,
         batches: Batches,
-        batch_size: int,  # examples of one task in one step, of all processes together
+        size: int | TokenBudget,  # of one task's part of a step, of all processes together
         seed: int,
         sampling: str | float,
     ):
-        self._batches, self._arguments, self._sampling = batches, (batch_size, seed), sampling
+        self._batches, self._arguments, self._sampling = batches, (size, seed), sampling
         self._epoch: tuple[int, list[Rows] | list[JointRows]] = (-1, [])
-        self.steps_per_epoch = batches.steps_per_epoch(batch_size, sampling)
+        if isinstance(size, TokenBudget):
+            for lengths in batches.lengths.values():
+                size.check(lengths)
+        self.steps_per_epoch = batches.steps_per_epoch(size, sampling)
 
     def __getitem__(self, index: int) -> Rows | JointRows:
         "Of the step `index`, counted from the start of the run."
@@ -168,12 +184,13 @@ def train_batches(
     batch_size: int = 32,
     seed: int = 0,
     epoch: int = 0,
+    max_tokens: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     "The batches of one epoch, on the CPU: those that a `Run` with this seed trains on."
     from datasets import DatasetDict
 
     batches = Batches({"": tokenize(DatasetDict(train=split), tokenizer)["train"]}, tokenizer)
-    for rows in batches.epoch(batch_size, seed, epoch):
+    for rows in batches.epoch(size_of_a_step(batch_size, max_tokens), seed, epoch):
         yield batches.load(rows, torch.device("cpu"))
 
 
@@ -187,7 +204,14 @@ def _list_columns(split: "Dataset") -> list[str]:
 
 
 def _on(device: torch.device, value: Any) -> Any:
-    "A tensor on the device; a GPU fetches it from page-locked memory while the processor goes on."
+    if isinstance(value, Batch):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on(device, inner) for key, inner in value.items()}
     if not isinstance(value, torch.Tensor):
         return value
-    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+    return _to_device(device, value)
+
+
+def _to_device(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

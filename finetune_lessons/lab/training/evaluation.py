@@ -32,9 +32,11 @@ class Evaluation:
         processes: Processes,
         cache: ActivationCache | None,
         seed: int,  # of what a loss may draw
+        max_tokens: int | None = None,  # of a batch, padding counted
     ):
         self._model, self._learner, self._objective, self._splits = model, learner, objective, splits
         self._computing, self._processes, self._cache, self._seed = computing, processes, cache, seed
+        self._max_tokens = max_tokens
 
     def metrics(self, split: str, batch_size: int) -> dict[str, float]:
         tasks = self._batches(split).tasks
@@ -64,7 +66,7 @@ class Evaluation:
 
     def _results(self, split: str, batch_size: int) -> Iterator[Result]:
         batches = self._batches(split)
-        every = list(batches.in_order(batch_size))
+        every = list(batches.in_order(batch_size, self._max_tokens))
         for rows in every[self._processes.rank :: self._processes.count]:
             batch = batches.load(rows, self._processes.device)
             cached = self._cache.serving(self._model, batches) if self._cache else nullcontext()

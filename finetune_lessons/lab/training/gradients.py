@@ -17,8 +17,10 @@ def accumulate(
     losses: Callable[[Batch], dict[str, Tensor]],  # the loss, and its parts
     scaler: torch.amp.GradScaler,
     processes: Processes,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Gradients of the mean loss over all terms of the step, in all processes; the loss and its parts.
+
+    One process leaves these on the device; several wait for them, and for each other's terms.
 
     Where parts of the loss have terms of their own, each batch gets their `shares`: how much more or less a part counts
     than the batch itself. Empty where no process has a term.
@@ -34,8 +36,11 @@ def accumulate(
             scaler.scale(found["loss"] * counts).backward()
             for name, value in found.items():
                 total[name] = total.get(name, 0) + value.detach().float().to(processes.device) * counts
+    if processes.count == 1:
+        return {name: total[name] for name in sorted(total)}
     values = torch.stack(list(total.values())).tolist() if total else []
-    return _summed(processes.gathered(dict(zip(total, values, strict=True))))
+    summed = _summed(processes.gathered(dict(zip(total, values, strict=True))))
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in summed.items()}
 
 
 def _summed(parts: list[dict[str, float]]) -> dict[str, float]:

@@ -35,10 +35,18 @@ def make_optimizer(
     ]
     if of_loss:
         groups.append({"params": of_loss, "weight_decay": 0.0, "lr": getattr(loss, "lr", None) or lr})
-    optimizer = factory(groups, lr=lr) if factory else torch.optim.AdamW(groups, lr=lr, fused=True)
+    optimizer = factory(groups, lr=lr) if factory else _adamw(groups, lr)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    "In one kernel, where torch has it for the device of the parameters."
+    try:
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    except RuntimeError:
+        return torch.optim.AdamW(groups, lr=lr)
 
 
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
@@ -103,10 +111,10 @@ def trainable_parameters(
     return named
 
 
-def clip(model: torch.nn.Module, max_norm: float) -> float:
+def clip(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
     "Scale the model's gradients down to `max_norm`; returns their norm before that."
     trained = [p for p in model.parameters() if p.requires_grad]
-    return float(torch.nn.utils.clip_grad_norm_(trained, max_norm))
+    return torch.nn.utils.clip_grad_norm_(trained, max_norm)
 
 
 def diverged(loss: float, grad_norm: float, scaler: torch.amp.GradScaler) -> bool:

@@ -3,34 +3,31 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from finetune_lessons.lab.models.predicting import predict
 from finetune_lessons.lab.training.activations import ActivationCache
-from finetune_lessons.lab.training.batches import Batch, Plan, count_tokens
+from finetune_lessons.lab.training.ahead import Ahead, can_go_ahead
+from finetune_lessons.lab.training.batches import Plan
 from finetune_lessons.lab.training.best import Best, check_metric
 from finetune_lessons.lab.training.checkpoint import config_here, load_run, save_run
+from finetune_lessons.lab.training.compiling import compiled
 from finetune_lessons.lab.training.evaluation import Evaluation
-from finetune_lessons.lab.training.faults import NonFiniteLoss, not_finite, nothing_to_learn
-from finetune_lessons.lab.training.gradients import accumulate
+from finetune_lessons.lab.training.faults import NonFiniteLoss
 from finetune_lessons.lab.training.inputs import batches_by_split
 from finetune_lessons.lab.training.interrupts import uninterrupted
-from finetune_lessons.lab.models.modes import buffers_kept, mode
 from finetune_lessons.lab.training.objective import Loss, Objective, with_loss
-from finetune_lessons.lab.training.optimisation import OptimizerFactory, Schedule, clip, diverged, make_optimizer
-from finetune_lessons.lab.training.optimisation import make_scaler, trainable_parameters, without_notes
+from finetune_lessons.lab.training.optimisation import OptimizerFactory, Schedule, make_optimizer, make_scaler
 from finetune_lessons.lab.training.precision import Computing, choose_precision
 from finetune_lessons.lab.training.processes import Processes
 from finetune_lessons.lab.training.random_state import RandomState
 from finetune_lessons.lab.training.run_files import newest_whole
-from finetune_lessons.lab.training.sampling import JointRows, Rows
 from finetune_lessons.lab.training.settings import checked, is_epochs, is_whole
+from finetune_lessons.lab.training.stepping import Stepping
 from finetune_lessons.lab.training.steps import NUMBERS, Step
+from finetune_lessons.lab.training.token_budget import size_of_a_step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Run:
+class Run(Stepping):
     """A fine-tuning run: iterate over it to train, one optimizer step at a time.
 
     Leaving the loop, an interrupt or an error leaves the run as it was after its last whole step;
@@ -51,6 +48,8 @@ class Run:
     fit, for arguments that cannot train, and NonFiniteLoss when a step's loss or gradient is not a finite number.
     """
 
+    model: "PreTrainedModel"
+
     def __init__(
         self,
         model: "PreTrainedModel",  # trained in place; parameters that require no gradient stay as they are
@@ -61,7 +60,8 @@ class Run:
         #              a Module's parameters are trained too, at the rate `loss.lr` if it has one
         lr: float = 1e-4,  # peak learning rate
         epochs: float = 2,
-        batch_size: int = 32,  # examples in one forward pass of one process
+        batch_size: int = 32,  # examples in one forward pass of one process, at most
+        max_tokens: int | None = None,  # tokens in one forward pass, padding counted: long texts come fewer at a time
         schedule: str = "linear",  # of the learning rate after the warm-up: "linear", "cosine" or "constant"
         warmup: float = 0.1,  # share of the steps in which the learning rate climbs from 0
         weight_decay: float = 0.01,  # on matrices only, not on biases and normalisation weights
@@ -74,11 +74,12 @@ class Run:
         seed: int = 0,  # of data order and dropout
         keep_best: str | None = None,  # validation metric, such as "accuracy", whose best weights are kept: `run.best`
         cache: ActivationCache | None = None,  # computes frozen first layers once for each text, without dropout
+        compile: bool = False,  # train through torch.compile: minutes at first, then faster; evaluation is as ever
     ):
         self.config: dict[str, Any] = checked(dict(
             lr=lr, epochs=epochs, batch_size=batch_size, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
             max_grad_norm=max_grad_norm, grad_accum=grad_accum, sampling=sampling, precision=precision,
-            eval_every=eval_every, seed=seed, keep_best=keep_best,
+            eval_every=eval_every, seed=seed, keep_best=keep_best, max_tokens=max_tokens, compile=compile,
         ))  # fmt: skip
         self.processes = Processes()
         self.device, self.is_main_process = self.processes.device, self.processes.is_main
@@ -89,6 +90,7 @@ class Run:
         self.tasks = self.splits["train"].tasks
         self.model, self.tokenizer, self.loss = self.processes.placed(model), tokenizer, loss
         self.learner = with_loss(model, loss, self.device)
+        self._compiled = compiled(model, self.device, cache is not None) if self.config["compile"] else model
         self.objective = Objective(loss, self.tasks)
         self.objective.check(self.splits["train"], sampling)
         self.cache = cache
@@ -96,12 +98,16 @@ class Run:
             cache.check(model)
         self.processes.share_parameters(self.learner)
         self._evaluation = Evaluation(
-            model, self.learner, self.objective, self.splits, self.computing, self.processes, cache, self.config["seed"]
-        )
+            model, self.learner, self.objective, self.splits, self.computing, self.processes, cache,
+            self.config["seed"], self.config["max_tokens"],
+        )  # fmt: skip
         self.optimizer = make_optimizer(optimizer, model, loss, self.config["lr"], self.config["weight_decay"])
         self.scaler = make_scaler(self.precision, self.device)
-        examples = self.config["batch_size"] * self.config["grad_accum"] * self.processes.count
-        self._plan = Plan(self.splits["train"], examples, self.config["seed"], self.config["sampling"])
+        ahead = can_go_ahead(self.device, self.processes, self.precision, self.optimizer)
+        self._ahead = Ahead() if ahead else None
+        pieces = self.config["grad_accum"] * self.processes.count
+        size = size_of_a_step(self.config["batch_size"], self.config["max_tokens"], pieces)
+        self._plan = Plan(self.splits["train"], size, self.config["seed"], self.config["sampling"])
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.extended: list[float] = []  # epochs added by `extend`
         self._schedule = Schedule(self.optimizer, schedule, self.config["warmup"])
@@ -153,9 +159,12 @@ class Run:
     def __next__(self) -> Step:
         if not self._evaluation_is_due:  # it is, where an interrupt came between a step and its evaluation
             if self.done:
+                self._settle()
                 raise StopIteration
-            with self._training():
-                self._train_step()
+            with self._training() as buffers:
+                self._train_step(buffers)
+        if self._evaluation_is_due or self.done:
+            self._settle()
         if self._evaluation_is_due:
             metrics = self.evaluate("validation")
             with uninterrupted():
@@ -163,64 +172,6 @@ class Run:
                     self.best.consider(metrics, self.index - 1, self.trained)
                 self.steps[-1] = replace(self.steps[-1], metrics=metrics)
         return self.steps[-1]
-
-    def _train_step(self) -> None:
-        started, rows = time.perf_counter(), self._plan[self.index]
-        batches = self._pieces(rows)
-        lr = self._schedule.set_rate(self.index)
-        parameters = trainable_parameters(self.learner, self.optimizer)
-        losses = self._backward(batches)
-        if not losses:
-            raise nothing_to_learn(self.index, rows)
-        grad_norm = self._clip(list(parameters.values()))
-        if diverged(losses["loss"], grad_norm, self.scaler):
-            raise not_finite(self.index, rows, losses["loss"], grad_norm, self.lr, batches)
-        tokens = int(self.processes.summed(torch.tensor(sum(map(count_tokens, batches)))))
-        if self.best:
-            self.best.before_training(set(parameters))
-        with uninterrupted():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            epoch, seconds = self.index // self.steps_per_epoch, time.perf_counter() - started
-            self.steps.append(Step(self.index, epoch, losses.pop("loss"), losses, lr, grad_norm, tokens, seconds))
-            self.index += 1
-            self.trained.update(parameters)
-            self.random_state.keep()
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        "On the run's own random numbers, from clean gradients; a step that fails leaves nothing behind."
-        index = self.index
-        with self.random_state.swapped_in(), torch.enable_grad(), mode(self.learner, training=True):
-            self.optimizer.zero_grad()
-            self.scaler = without_notes(self.scaler, self.precision, self.device)
-            try:
-                with buffers_kept(self.learner, unless=lambda: self.index > index), self.computing(self.learner):
-                    yield
-            finally:
-                self.optimizer.zero_grad()
-
-    def _backward(self, batches: list[Batch]) -> dict[str, float]:
-        terms = [self.objective.terms(batch) for batch in batches]
-        return accumulate(batches, terms, self._losses, self.scaler, self.processes)
-
-    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        batch["epoch"] = self.index / self.steps_per_epoch
-        with self.computing.autocast(), self._from_cache("train"):
-            return self.objective.parts(self.model, batch)
-
-    def _clip(self, parameters: list[torch.nn.Parameter]) -> float:
-        self.processes.sum_gradients(parameters)
-        self.scaler.unscale_(self.optimizer)
-        return clip(self.model, self.config["max_grad_norm"])
-
-    def _pieces(self, rows: Rows | JointRows) -> list[Batch]:
-        accum = min(self.config["grad_accum"], len(rows.index))
-        mine: list[Rows] | list[JointRows] = self.processes.own(rows.split(self.processes.count * accum))  # type: ignore
-        return [self.splits["train"].load(piece, self.device) for piece in mine if len(piece.index)]
-
-    def _from_cache(self, split: str) -> AbstractContextManager[None]:
-        return self.cache.serving(self.model, self.splits[split]) if self.cache else nullcontext()
 
     @property
     def _evaluation_is_due(self) -> bool:
@@ -243,7 +194,8 @@ class Run:
         hidden = not self.is_main_process
         with tqdm(total=len(self), initial=self.index, unit="step", file=sys.stdout, disable=hidden) as bar:
             for step in self:
-                bar.set_postfix({"loss": f"{step.loss:.3f}", **_shown(step.metrics)}, refresh=False)
+                if self.done or time.time() - bar.last_print_t >= bar.mininterval:  # to read a loss waits for a GPU
+                    bar.set_postfix({"loss": f"{step.loss:.3f}", **_shown(step.metrics)}, refresh=False)
                 bar.update(self.index - bar.n)
                 if log and self.is_main_process:
                     log(step.row())
@@ -302,6 +254,7 @@ class Run:
     ) -> None:
         "Write all that `resume` needs: what was trained, the optimizer's state, the random state, the history."
         with self.random_state.swapped_in():  # no other thread is in the middle of a step
+            self._read_steps()
             save_run(self, Path(path))
 
     @classmethod

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finetune_lessons.lab.training.token_budget import TokenBudget
+
 WINDOW = 50  # batches whose examples are sorted by length together
 STRATEGIES = ("proportional", "round_robin", "together")
 Lengths = Mapping[str, np.ndarray]  # task -> tokens of each of its examples
@@ -58,14 +60,18 @@ def is_strategy(sampling: object) -> bool:
     return sampling in STRATEGIES
 
 
-def steps_per_epoch(lengths: Lengths, batch_size: int, sampling: str | float) -> int:
-    batches = [-(-len(task) // batch_size) for task in lengths.values()]
+def _cut(lengths: np.ndarray, size: int | TokenBudget, rng: np.random.Generator) -> list[np.ndarray]:
+    return size.batches(lengths, rng) if isinstance(size, TokenBudget) else bucketed(lengths, size, rng)
+
+
+def steps_per_epoch(lengths: Lengths, size: int | TokenBudget, sampling: str | float) -> int:
+    batches = [size.steps(n) if isinstance(size, TokenBudget) else -(-len(n) // size) for n in lengths.values()]
     return max(batches) if sampling == "together" else sum(batches)
 
 
 def plan_epoch(
     lengths: Lengths,
-    batch_size: int,  # examples of one task in one step
+    size: int | TokenBudget,  # of one task's part of a step: how many examples, or how many tokens
     rng: np.random.Generator,
     sampling: str | float = "proportional",
 ) -> list[Rows] | list[JointRows]:
@@ -77,18 +83,18 @@ def plan_epoch(
     task, and the largest comes once. Tasks that run out start again, shuffled anew.
     """
     if sampling == "proportional":
-        batches = [Rows(task, index) for task, n in lengths.items() for index in bucketed(n, batch_size, rng)]
+        batches = [Rows(task, index) for task, n in lengths.items() for index in _cut(n, size, rng)]
         return batches if len(lengths) == 1 else [batches[i] for i in rng.permutation(len(batches))]
-    steps = steps_per_epoch(lengths, batch_size, sampling)
-    endless = {task: _endless(n, batch_size, rng) for task, n in lengths.items()}
+    steps = steps_per_epoch(lengths, size, sampling)
+    endless = {task: _endless(n, size, rng) for task, n in lengths.items()}
     if sampling == "together":
         return [JointRows(tuple(Rows(task, next(it)) for task, it in endless.items())) for _ in range(steps)]
     return [Rows(task, next(endless[task])) for task in _tasks(lengths, steps, rng, sampling)]
 
 
-def _endless(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _endless(lengths: np.ndarray, size: int | TokenBudget, rng: np.random.Generator) -> Iterator[np.ndarray]:
     while True:
-        yield from bucketed(lengths, batch_size, rng)
+        yield from _cut(lengths, size, rng)
 
 
 def _tasks(lengths: Lengths, steps: int, rng: np.random.Generator, sampling: str | float) -> list[str]:

@@ -12,7 +12,7 @@ from finetune_lessons.lab.training.sampling import STRATEGIES, is_strategy
 
 NAMES = (
     "lr", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "max_grad_norm", "grad_accum", "sampling",
-    "precision", "eval_every", "seed", "keep_best",
+    "precision", "eval_every", "seed", "keep_best", "max_tokens", "compile",
 )  # fmt: skip
 
 
@@ -24,6 +24,10 @@ def checked(
     for name, (holds, expected) in _rules(settings).items():
         if not holds:
             raise ValueError(f"{name} must be {expected}; given: {settings[name]!r}")
+    if settings["max_tokens"] and settings["sampling"] == "together":
+        raise ValueError(
+            "max_tokens limits batches of one task, and sampling='together' has all tasks in every batch: leave one out"
+        )
     return settings
 
 
@@ -41,6 +45,8 @@ def _rules(s: dict[str, Any]) -> dict[str, tuple[bool, str]]:
         "precision": (s["precision"] in ("auto", *DTYPES), f"one of auto, {', '.join(DTYPES)}"),
         "eval_every": (s["eval_every"] is None or is_whole(s["eval_every"], 0), "None or a number of steps"),
         "seed": (is_whole(s["seed"], 0) and s["seed"] < 2**31, "a whole number from 0 to 2**31 - 1"),
+        "max_tokens": (s["max_tokens"] is None or is_whole(s["max_tokens"], 1), "None or a number of tokens"),
+        "compile": (isinstance(s["compile"], bool), "True or False"),
         "keep_best": (s["keep_best"] is None or isinstance(s["keep_best"], str), "None or the name of a metric"),
     }
 
