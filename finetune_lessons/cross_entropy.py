@@ -16,6 +16,7 @@ from torch import Tensor
 from .lab.models.causality import check_decoder
 from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
+from .lab.training.chunked import before_the_head, chunked_cross_entropy
 from .lab.training.tasks import IGNORE_INDEX, labelled
 
 # %% ../nbs/1_foundations/11_cross_entropy.ipynb #c012
@@ -28,14 +29,14 @@ def cross_entropy(
 ) -> Tensor:
     """Mean surprise -log p(target), in nats; a scalar. NaN where every target is ignored.
 
-    With weights the mean is over their sum. Raises ValueError for a target that is no class.
+    With weights the mean is over their sum. Raises ValueError for a target that is no class; on a GPU it gives NaN.
     """
     z = logits - logits.max(-1, keepdim=True).values
     log_p = z - z.exp().sum(-1, keepdim=True).log()
 
     kept = targets != ignore_index
     y = targets.where(kept, 0)
-    _check_classes(y, log_p.shape[-1], weight)
+    y, kept = _known_classes(y, kept, log_p.shape[-1], weight)
     w = torch.ones_like(log_p) if weight is None else torch.as_tensor(weight).to(log_p).expand_as(log_p)
 
     wy = w.gather(-1, y.unsqueeze(-1)).squeeze(-1) * kept
@@ -44,14 +45,21 @@ def cross_entropy(
     return ((1 - label_smoothing) * hard + label_smoothing * smooth).sum() / wy.sum()
 
 # %% ../nbs/1_foundations/11_cross_entropy.ipynb #c012a
-def _check_classes(targets: Tensor, classes: int, weight: Any) -> None:
+def _known_classes(targets: Tensor, kept: Tensor, classes: int, weight: Any) -> tuple[Tensor, Tensor]:
     if weight is not None and len(weight) != classes:
         raise ValueError(f"{len(weight)} weights for {classes} classes: expected one for each")
     wrong = (targets < 0) | (targets >= classes)
+    if targets.device.type != "cpu":  # a look at its numbers would wait for it
+        return _nan_for_unknown(targets, kept, wrong)
     if wrong.any():
         row = int(wrong.flatten().nonzero()[0])
         label = targets.flatten()[row].item()
         raise ValueError(f"label {label} in row {row}, but there are {classes} classes (0 to {classes - 1})")
+    return targets, kept
+
+
+def _nan_for_unknown(targets: Tensor, kept: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+    return targets.masked_fill(wrong, 0), kept.float().masked_fill(wrong, torch.nan)
 
 # %% ../nbs/1_foundations/11_cross_entropy.ipynb #c014
 def binary_cross_entropy(
@@ -105,15 +113,20 @@ multi_label_loss.terms = lambda batch: labelled(batch).sum()
 def language_model_loss(
     model: Any,  # a transformers model with a language-model head
     batch: Mapping[str, Tensor],  # of a `Run`: input_ids (texts, tokens), attention_mask; labels alike, or none
+    chunk: int | None = None,  # tokens whose logits are in memory at a time; None: all, which is a little faster
 ) -> Tensor:
     '''Mean cross-entropy of the next token, over all labels that are not -100; a loss for `Run`.
 
     Without labels every token but padding counts. A label stands where its token stands; the shift happens here.
-    Raises ValueError for a model that is no decoder.
+    Raises ValueError for a model that is no decoder; with `chunk` also for one that does more to its logits.
     '''
     check_decoder(model)
+    labels = next_token_labels(batch)
+    if chunk is not None:
+        hidden, head = before_the_head(model, model_inputs(batch))
+        return chunked_cross_entropy(hidden[:, :-1], head, labels, chunk)
     logits = model(**model_inputs(batch)).logits.float()
-    return cross_entropy(logits[:, :-1], next_token_labels(batch))
+    return cross_entropy(logits[:, :-1], labels)
 
 
 def next_token_labels(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import BartForCausalLM
 
+from finetune_lessons import cross_entropy as lesson
 from finetune_lessons.cross_entropy import (
     binary_cross_entropy,
     classification_loss,
@@ -157,6 +158,26 @@ def test_a_label_that_is_no_class_is_named_with_its_row():
             cross_entropy(logits, torch.tensor([0, wrong]))
     assert cross_entropy(logits, torch.tensor([0, -100])).isfinite()
     assert cross_entropy(torch.zeros(3), torch.tensor(1)).item() == pytest.approx(math.log(3))
+
+
+def test_a_gpu_says_nan_for_a_label_that_is_no_class_and_what_a_cpu_says_for_others(monkeypatch):
+    def as_on_a_gpu(y, kept, classes, weight):
+        return lesson._nan_for_unknown(y, kept, (y < 0) | (y >= classes))
+
+    logits, labels = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 2, -100, 1])
+    options = {"weight": [1.0, 2.0, 0.5], "label_smoothing": 0.1}
+    expected = cross_entropy(logits, labels, **options)
+    (gradient,) = torch.autograd.grad(expected, logits)
+    monkeypatch.setattr(lesson, "_known_classes", as_on_a_gpu)
+    found = cross_entropy(logits, labels, **options)
+    assert_close([found, *torch.autograd.grad(found, logits)], [expected, gradient], **close)
+    for wrong in (3, -1):
+        assert cross_entropy(logits, torch.tensor([0, wrong, 1, 1])).isnan()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_label_that_is_no_class_is_nan_on_a_gpu_indeed():
+    assert cross_entropy(torch.zeros(2, 3, device="cuda"), torch.tensor([0, 3], device="cuda")).isnan()
 
 
 def test_weights_may_be_a_list_and_are_one_a_class():
