@@ -21,6 +21,8 @@ BENCHMARKS = {
     "training": ("training", "bench_training"),
     "panel": ("panel", "bench_panel"),
     "peft": ("peft", "bench_peft"),
+    "vocabulary": ("vocabulary", "bench_vocabulary"),
+    "gpu": ("gpu", "bench_gpu"),
 }
 
 
