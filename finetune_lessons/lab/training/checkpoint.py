@@ -71,6 +71,11 @@ def config_here(
             f"{path} has {saved['batch_size']} x {before} x {saved['grad_accum']} = {examples} examples a step "
             f"(batch_size x processes x grad_accum); {_no_way(examples, now, size)}"
         )
+    if saved["max_tokens"] and size != saved["batch_size"]:  # it counts by the forward passes of a step
+        raise ValueError(
+            f"{path} has max_tokens={saved['max_tokens']}, and so keeps batch_size={saved['batch_size']}: start a "
+            f"number of processes that divides the {before * saved['grad_accum']} forward passes of a step"
+        )
     return saved | {"batch_size": size, "grad_accum": each // size}
 
 

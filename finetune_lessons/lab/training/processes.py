@@ -28,7 +28,7 @@ NOT_FOLLOWED = {  # variable that accelerate launch sets -> values that change n
         {"1"}, "--gradient_accumulation_steps", "leave it out, and say grad_accum= (--grad-accum)",
     ),
     "ACCELERATE_DYNAMO_BACKEND": (
-        {"no"}, "--dynamo_backend", "leave it out, and give the Run a model that torch.compile(model) made",
+        {"no"}, "--dynamo_backend", "leave it out, and say compile=True (--compile)",
     ),
 }  # fmt: skip
 

@@ -283,7 +283,7 @@ def test_examples_of_a_step_that_cannot_be_shared_are_refused(count, batch_size,
         ("ACCELERATE_MIXED_PRECISION", "bf16", "--mixed_precision .*precision='bf16'"),
         ("ACCELERATE_MIXED_PRECISION", "fp8", "--mixed_precision .*precision='bf16'"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "--gradient_accumulation_steps .*grad_accum="),
-        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend .*torch.compile"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend .*compile=True"),
     ],
 )
 def test_what_a_launcher_asks_for_and_a_run_does_not_follow_is_refused(variable, value, message, monkeypatch):

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import classification, same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, tiny_tokens, weights
 
+from finetune_lessons.lab.training import checkpoint
 from finetune_lessons.lab.training.batches import train_batches
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lab.training.run_files import read_header
 from finetune_lessons.lab.training.sampling import Rows, plan_epoch, steps_per_epoch
 from finetune_lessons.lab.training.token_budget import TokenBudget
 
@@ -101,6 +103,21 @@ def test_it_resumes_to_the_bit(tmp_path):
     assert again.config["max_tokens"] == 80
     assert [step.loss for step in again.finish().steps] == [step.loss for step in whole.steps]
     assert same_bits(weights(again.model), weights(whole.model))
+
+
+def test_another_number_of_processes_keeps_the_forward_passes(tmp_path, monkeypatch):
+    run = tiny_run(max_tokens=80, batch_size=8, grad_accum=6)
+    next(run)
+    run.save(tmp_path / "run")
+    header = read_header(tmp_path / "run")
+    for count, accum in ((2, 3), (3, 2), (6, 1)):
+        monkeypatch.setattr(checkpoint.Processes, "__init__", lambda self, count=count: vars(self).update(
+            count=count, rank=0, device=torch.device("cpu"), is_main=True
+        ))  # fmt: skip
+        config = checkpoint.config_here(tmp_path / "run", header)
+        assert (config["batch_size"], config["grad_accum"], config["max_tokens"]) == (8, accum, 80)
+    with pytest.raises(ValueError, match="keeps batch_size=8: start a number of processes that divides the 6 forward"):
+        checkpoint.config_here(tmp_path / "run", header, batch_size=4)
 
 
 def test_train_batches_are_those_of_the_run():
