@@ -113,7 +113,7 @@ multi_label_loss.terms = lambda batch: labelled(batch).sum()
 def language_model_loss(
     model: Any,  # a transformers model with a language-model head
     batch: Mapping[str, Tensor],  # of a `Run`: input_ids (texts, tokens), attention_mask; labels alike, or none
-    chunk: int | None = None,  # tokens whose logits are in memory at a time; None: all, which is a little faster
+    chunk: int | None = None,  # tokens whose logits are in memory at a time; None: all at once
 ) -> Tensor:
     '''Mean cross-entropy of the next token, over all labels that are not -100; a loss for `Run`.
 

@@ -18,7 +18,7 @@ CHUNKS = {"all logits": None, "1,024 at a time": 1024, "256 at a time": 256, "64
 
 def bench_vocabulary(
     rounds: int = 3,
-    texts: int = 4,
+    texts: int = 2,
     tokens: int = 512,  # of each text
     path: str | Path = RESULTS,
 ) -> None:
