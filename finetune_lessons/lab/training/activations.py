@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune_lessons.lab.training.batches import Batches
-from finetune_lessons.lab.training.trunk import INPUTS, Trunk, replaced, state
+from finetune_lessons.lab.training.replacing import replaced
+from finetune_lessons.lab.training.trunk import INPUTS, Trunk, state
 
 BATCH_SIZE = 32  # of its own: how the run makes its batches does not change what is kept
 CHUNK = 64 * 2**20  # bytes
@@ -20,7 +21,8 @@ Place = tuple[int, int, int]  # number of the chunk, first token, tokens
 
 
 class ActivationCache:
-    """What a model's frozen first layers make of each text, for `Run(..., cache=ActivationCache())`.
+    """What a model's frozen first layers make of each text, for `Run(..., cache=ActivationCache())`; and the frozen
+    start of the first layer that is trained, where that is most of it, as before an adapter.
 
     Before the first step all texts of a split pass through those layers once; from then on the model starts behind
     them. They work without dropout. Texts are told apart by their tokens, layers by their weights, settings and
@@ -75,7 +77,7 @@ class ActivationCache:
             with trunk.giving(hidden):
                 return whole(*args, **kwargs)
 
-        with trunk.evaluating(), replaced([trunk.body], forward):
+        with trunk.evaluating(), replaced({trunk.body: forward}):
             yield
 
     def _trunk(self, model: nn.Module) -> Trunk:

@@ -3,16 +3,19 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from xxhash import xxh3_128
 
 from finetune_lessons.lab.models.modes import mode, modes_kept
+from finetune_lessons.lab.training.front import Front, tensor_of
+from finetune_lessons.lab.training.replacing import always, replaced
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FLAGS = ("use_cache", "return_dict")
@@ -20,7 +23,10 @@ PLAIN = {bool, int, float, str}
 
 
 class Trunk:
-    "The frozen layers at the start of a model, with what stands before them. `layers` is empty where there are none."
+    """The frozen layers at the start of a model, with what stands before them, and the front of the layer behind them.
+
+    `layers` is empty where there are none.
+    """
 
     def __init__(self, model: nn.Module):
         self.entry, self.body, stack = _first_stack(model)
@@ -32,23 +38,24 @@ class Trunk:
         self.parts = [module for module in self.body.modules() if module not in above]
         if self.layers and any(map(_owns_trained, self.parts)) and self._is_reached_by_gradients():
             self.layers = []
+        self.front = self._front(stack[trained] if self.layers and trained < len(stack) else None)
+        self.parts += self.front.modules
         self.frozen = [module for module in self.parts if not _is_trained(module)]
         self.key = self._fingerprint()
 
     def output(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What the last frozen layer puts out: (texts, tokens, width).
+        """What the last frozen layer puts out, and beside it what the front's modules do: (texts, tokens, widths).
 
-        Raises ValueError for layers that hand on more than that, or another number of tokens.
+        Raises ValueError for layers that hand on more than one tensor, or another number of tokens.
         """
-        with torch.no_grad():
-            output = self._at(self.layers[-1], lambda result, *_: result, inputs)
+        output, *inside = self._outputs_of([self.layers[-1], *self.front.kept], inputs)
         if not isinstance(output, Tensor) or output.shape[:2] != inputs["input_ids"].shape:
             what = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
                 f"a layer of {type(self.body).__name__} puts out {what}, not one tensor (texts, tokens, width) "
                 "with a place for each token: its activations cannot be kept, leave cache out"
             )
-        return output
+        return torch.cat([output, *map(tensor_of, inside)], -1)
 
     def plain_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor] | None:
         "The tokens, masks and types of a call of the body; None if it passes, or asks for, anything else."
@@ -65,7 +72,13 @@ class Trunk:
         config = getattr(self.body, "config", None)
         if any(getattr(config, flag, False) for flag in ("output_hidden_states", "output_attentions")):
             return True
-        return any(map(_has_hooks, self.layers))
+        return any(map(_has_hooks, [*self.layers, *self.front.modules]))
+
+    def _front(self, layer: nn.Module | None) -> Front:
+        try:
+            return Front(layer, self._outputs_behind)
+        except (TypeError, ValueError):  # layers that hand on more than one tensor, as `output` says
+            return Front(None, self._outputs_behind)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -77,20 +90,30 @@ class Trunk:
 
     @contextmanager
     def giving(self, hidden: Tensor) -> Iterator[None]:
-        "Inside, the last frozen layer puts out `hidden`, and what only leads there is not computed."
+        "Inside, the frozen layers and the front put out what `output` gave, and what only leads there is not computed."
+        inside: list[Tensor] = []
+        if self.front.kept:
+            widths = [hidden.shape[-1] - sum(self.front.widths), *self.front.widths]
+            hidden, *inside = (x.to(dtype) for x, dtype in zip(hidden.split(widths, -1), self._dtypes, strict=True))
         source, dtype = self._source
         skipped = [source] if source and dtype == hidden.dtype and not _has_hooks(source) else []
-        with replaced([*skipped, *self.layers], lambda *_, **__: hidden):
+        with replaced(dict.fromkeys([*skipped, *self.layers], always(hidden))), self.front.giving(inside):
             yield
 
     def _is_reached_by_gradients(self) -> bool:
         with torch.enable_grad():
-            return self._at(self.layers[0], lambda _, x, *__: x.requires_grad, self._one_token, before=True)
+            return self._first_input().requires_grad
 
     @cached_property
-    def _one_token(self) -> dict[str, Tensor]:
+    def _dtypes(self) -> list[torch.dtype]:
+        "Of what is kept, each: side by side they may be in a wider one."
+        outputs = self._outputs_of([self.layers[-1], *self.front.kept], self._two_tokens)
+        return [tensor_of(output).dtype for output in outputs]
+
+    @cached_property
+    def _two_tokens(self) -> dict[str, Tensor]:
         device = next(self.body.parameters()).device
-        return dict.fromkeys(self.inputs, torch.ones(1, 1, dtype=torch.long, device=device))
+        return dict.fromkeys(self.inputs, torch.ones(1, 2, dtype=torch.long, device=device))
 
     @cached_property
     def _source(self) -> tuple[nn.Module | None, torch.dtype]:
@@ -103,7 +126,7 @@ class Trunk:
         hooks = [child.register_forward_hook(note) for child in self.body.children()]
         try:
             with torch.no_grad():
-                given = self._at(self.layers[0], lambda _, x, *__: x, self._one_token, before=True)
+                given = self._first_input()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -112,30 +135,57 @@ class Trunk:
 
     def _is_read_elsewhere(self, source: nn.Module, output: Tensor) -> bool:
         "Whether what the model puts out depends on it where the frozen layers do not."
-        inputs = {name: value for name, value in self._one_token.items() if name in self.signature.parameters}
         hidden, nothing = torch.zeros_like(output), output * math.nan
-        with torch.no_grad(), mode(self.body, training=False), replaced(self.layers, lambda *_, **__: hidden):
-            with replaced([source], lambda *_, **__: nothing):
-                outputs = self.body(**inputs)
-        tensors = outputs if isinstance(outputs, tuple) else outputs.to_tuple()
-        return not all(x.isfinite().all() for x in tensors if isinstance(x, Tensor))
+        with torch.no_grad(), replaced(dict.fromkeys(self.layers, always(hidden)) | {source: always(nothing)}):
+            return not all(x.isfinite().all() for x in self._outputs())
 
-    def _at(
-        self, layer: nn.Module, look: Callable[..., Any], inputs: Mapping[str, Tensor], before: bool = False
-    ) -> Any:
-        "What `look(output, *inputs)` says of the layer, or `look(None, *inputs)` before it; no more is computed."
+    def _outputs(self) -> list[Tensor]:
+        "What the model puts out for two tokens."
+        inputs = {name: value for name, value in self._two_tokens.items() if name in self.signature.parameters}
+        with mode(self.body, training=False):
+            outputs = self.body(**inputs)
+        return [x for x in (outputs if isinstance(outputs, tuple) else outputs.to_tuple()) if isinstance(x, Tensor)]
 
-        def stop(_: Any, given: tuple[Any, ...], output: Any = None) -> None:
-            raise _Stopped(look(output, *given))
+    def _outputs_behind(self) -> list[Tensor]:
+        "The same, with what the first layer is given in place of what the last frozen one puts out."
+        with torch.no_grad():
+            hidden = self._first_input()
+        with replaced(dict.fromkeys(self.layers, always(hidden))):
+            return self._outputs()
 
-        hook = layer.register_forward_pre_hook(stop) if before else layer.register_forward_hook(stop)
+    def _outputs_of(self, modules: Sequence[nn.Module], inputs: Mapping[str, Tensor]) -> list[Any]:
+        "What these put out, in the order of their calls; nothing behind the last is computed."
+        found: list[Any] = []
+
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            found.append(output)
+            if len(found) == len(modules):
+                raise _Stopped
+
+        with torch.no_grad():
+            self._until_stopped([module.register_forward_hook(note) for module in modules], inputs)
+        return found
+
+    def _first_input(self) -> Tensor:
+        "What the first layer is given for two tokens."
+        found: list[Tensor] = []
+
+        def note(_: nn.Module, given: tuple[Any, ...]) -> None:
+            found.append(given[0])
+            raise _Stopped
+
+        self._until_stopped([self.layers[0].register_forward_pre_hook(note)], self._two_tokens)
+        return found[0]
+
+    def _until_stopped(self, hooks: list[RemovableHandle], inputs: Mapping[str, Tensor]) -> None:
         try:
             with mode(self.entry, training=False):
                 self.entry(**inputs)
-        except _Stopped as stopped:
-            return stopped.args[0]
+        except _Stopped:
+            return
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         raise ValueError(f"{type(self.body).__name__} did not call its first layers")
 
     def _fingerprint(self) -> str:
@@ -204,21 +254,3 @@ def state(model: nn.Module) -> tuple[Any, ...]:
     last = [t.detach().reshape(-1)[-1].double() for t in tensors if t.numel() and not t.requires_grad]
     numbers = torch.stack(last).tolist() if last else []  # what is written through .data has no version
     return precision(), versions, numbers, [(id(module), settings(module)) for module in modules]
-
-
-@contextmanager
-def replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    "The modules compute `forward` instead of their own."
-    with ExitStack() as undo:
-        for module in modules:
-            before = vars(module).get("forward")
-            vars(module)["forward"] = forward
-            undo.callback(_restore, module, before)
-        yield
-
-
-def _restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
-    if forward is None:
-        del vars(module)["forward"]
-    else:
-        vars(module)["forward"] = forward
