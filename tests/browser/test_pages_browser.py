@@ -36,7 +36,7 @@ def test_the_lab_opens_on_the_way_through_the_lessons(copies, new_page):
     notebook.get_by_role("link", name="Cross-entropy", exact=True).click()
     page.get_by_role("tab", name="11_cross_entropy.ipynb").wait_for()
     opened = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
-    expect(opened.get_by_text("Which one has more to unlearn?")).to_be_visible()
+    expect(opened.locator("strong", has_text="Which one has more to unlearn?")).to_be_visible()
 
 
 def test_library_code_is_folded(copies, new_page):
@@ -48,7 +48,7 @@ def test_library_code_is_folded(copies, new_page):
 
 def test_the_first_question_is_answered_by_running_its_cell(copies, new_page):
     lab = Lab(new_page(), copies.url("1_foundations/11_cross_entropy")).open()
-    answer = lab.page.get_by_text("is worse: a single answer")
+    answer = lab.page.locator("details p", has_text="is worse: a single answer")
     expect(answer).to_be_hidden()
     expect(lab.output(1)).not_to_contain_text("mean surprise")
     expect(lab.cell(2).locator("img")).to_be_visible()  # the curve that follows stays

@@ -1,11 +1,9 @@
-"""Colours that read on a white page and on a dark one, and how much they stand out from what is behind them.
-
-A colour that stands out from white by a ratio r and from black-ish by r too needs white to stand out from that black by
-r squared. From #111111 white stands out by 18.9, so text without a background cannot have more than 4.35 on both.
-"""
+"""Colours that read on a white page and on a dark one, and how much they stand out from what is behind them."""
 
 from typing import Any
 
+# White stands out from #111111 by 18.9. What is as far from both has the square root of that, 4.35: text without a
+# background of its own cannot have more on both pages.
 INK = "#797979"  # of text, axes and grid: 4.35 on white, 4.3 on #111111
 # The hues of Okabe and Ito, told apart by every kind of colour vision; in a lightness that has 3 or more on both pages.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#C76D9F", "#B57F00", "#2F95CE", INK)
