@@ -85,10 +85,14 @@ class Schedule:
 
     def set_rate(self, index: int) -> float:
         "Give every parameter group its learning rate for the step; returns that of the first."
-        start, factor = next(part for part in reversed(self._parts) if part[0] <= index)
         for group in self._optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor(index - start)
+            group["lr"] = group["initial_lr"] * self.factor(index)
         return self._optimizer.param_groups[0]["lr"]
+
+    def factor(self, index: int) -> float:
+        "What the peak rates are multiplied by at the step."
+        start, factor = next(part for part in reversed(self._parts) if part[0] <= index)
+        return factor(index - start)
 
 
 def trainable_parameters(
