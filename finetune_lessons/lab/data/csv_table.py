@@ -1,7 +1,6 @@
 """The cells of a CSV or TSV file as they stand in it, whoever wrote it."""
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Collection, Iterator
@@ -34,11 +33,7 @@ class Table:
             return self.names.index(name)
         if name in self.names:
             raise ValueError(f"{self.path} has {self.names.count(name)} columns named {name!r}; rename all but one")
-        folded = {known.casefold(): known for known in reversed(self.names)}
-        close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
-        hint = f"; did you mean {folded[close[0]]!r}?" if close else ""
-        columns = ", ".join(map(repr, self.names))
-        raise ValueError(f"{self.path} has no column {name!r}; its columns are {columns}{hint}")
+        raise ValueError(f"{self.path} has no column {name!r}; its columns are {', '.join(map(repr, self.names))}")
 
     def _checked_rows(self) -> Iterator[list[str]]:
         for line, cells in self.rows:

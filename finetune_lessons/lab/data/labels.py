@@ -11,10 +11,15 @@ if TYPE_CHECKING:
 _NUMBER = r"[+-]?[0-9]{1,15}(\.[0-9]{1,9})?"
 
 
+def is_number(value: str) -> bool:
+    "As a class may be written."
+    return bool(re.fullmatch(_NUMBER, value))
+
+
 def class_names(values: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Sorted class names, and the name of each value; where all are numbers, "1.0" and "01" are the class "1"."""
     distinct = set(values)
-    if not all(re.fullmatch(_NUMBER, value) for value in distinct):
+    if not all(map(is_number, distinct)):
         return sorted(distinct), {value: value for value in distinct}
     numbers = {value: Decimal(value).normalize() + 0 for value in distinct}
     names = [f"{number:f}" for number in sorted(set(numbers.values()))]
@@ -90,8 +95,9 @@ def _check_are_classes(labels: list[Any], name: str) -> None:
     if _are_ratings(distinct):
         rating = next(label for label in distinct if not _is_whole(label))
         raise ValueError(
-            f"the labels of {name} are not classes; one of them is {rating}, a rating. For a regression, load the data "
-            "with datasets.load_dataset and take a model with num_labels=1; for classes, write the labels as words"
+            f"the labels of {name} are not classes; one of them is {rating}, a rating. For a regression, read a "
+            "file with read_csv, or load the data with datasets.load_dataset, and take a model with num_labels=1; for "
+            "classes, write the labels as words"
         )
 
 
@@ -105,7 +111,7 @@ def _kind(label: Any) -> str:
 
 def _are_ratings(labels: list[Any]) -> bool:
     """Whether all are numbers, as such or in writing, and some have a fraction."""
-    numbers = all(_kind(label) == "numbers" or re.fullmatch(_NUMBER, str(label)) for label in labels)
+    numbers = all(_kind(label) == "numbers" or is_number(str(label)) for label in labels)
     return numbers and not all(map(_is_whole, labels))
 
 

@@ -62,7 +62,8 @@ def test_repairs_are_counted_aloud(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 rows without text dropped" in printed
     assert "2 rows without a label dropped" in printed
-    assert "3 rows with a repeated text dropped" in printed  # one copy, and both of a contradiction
+    assert "1 row with a repeated text dropped" in printed
+    assert "2 rows whose text has several labels, as 'bad thing 2' (neg, pos), dropped" in printed
     assert sum(len(split) for split in data.values()) == 19
 
 
@@ -138,10 +139,11 @@ REFUSED = {
     "text,label\n": "no row with both",
     "text,label\n,pos\nx,\n": "no row with both",
     "review,label\nx,pos\n": r"no column 'text'; its columns are 'review', 'label'",
-    "Text,label\nx,pos\n": r"did you mean 'Text'",
+    "Text,label\nx,pos\n": r"did you mean read_csv\('own.csv', text='Text'\)",
     "text,text,label\nx,y,pos\n": "2 columns named 'text'",
     WORDS.replace("neg", "pos"): "all 20 labels are 'pos'",
     WORDS + "a,odd\nb,odd\n": r"fewer than 3 texts.*'odd' \(2\)",
+    "text,label\na,1\na,1\na,0\n": r"every text has several labels, such as 'a' \(1, 0\): keep one label",
     "text,label\na,pos\nb,neg\n": r"2 of the 2 classes.*'neg' \(1\), 'pos' \(1\)",
     WORDS + "a, b,pos\n": "line 22: 3 cells under 2 columns",
     WORDS + '"never closed,pos\n': "line 22.*double quotes",
@@ -152,6 +154,107 @@ REFUSED = {
 def test_a_file_that_cannot_be_used_is_refused_for_a_stated_reason(tmp_path, content):
     with pytest.raises(ValueError, match=REFUSED[content]):
         read_csv(csv_file(tmp_path, content))
+
+
+SHOP = "id,review,stars\n" + "".join(f"{i},a fine thing number {i},{1 + i % 5}\n" for i in range(30))
+LIKELIEST = {
+    "texts and labels by their cells": (SHOP, "text='review', label='stars'"),
+    "texts by their cells": (SHOP.replace("stars", "label"), "text='review'"),
+    "labels by their cells": (SHOP.replace("review", "text"), "label='stars'"),
+    "names that are nearly right": (
+        SHOP.replace("review", "TEXT").replace("stars", "labels"),
+        "text='TEXT', label='labels'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIEST)
+def test_the_likeliest_columns_are_named_where_one_is_missing(tmp_path, name):
+    content, chosen = LIKELIEST[name]
+    with pytest.raises(ValueError, match="has no column") as error:
+        read_csv(csv_file(tmp_path, content))
+    assert str(error.value).endswith(f"; did you mean read_csv('own.csv', {chosen})?")
+    named = eval(f"dict({chosen})")
+    assert read_csv(tmp_path / "own.csv", **named)["train"].features["label"].names == list("12345")
+
+
+def test_no_column_is_named_that_cannot_be_meant(tmp_path):
+    with pytest.raises(ValueError, match=r"no column 'text' and no column 'label'; its columns are 'id', 'n'$"):
+        read_csv(csv_file(tmp_path, "id,n\n1,7\n2,8\n"))
+
+
+# numbers to be predicted
+
+SCORES = [f"{(i * 37 % 80) / 10 - 3.83:.2f}" for i in range(80)]
+
+
+def scored(values, separator=",") -> str:
+    rows = "".join(f"thing number {i}{separator}{value}\n" for i, value in enumerate(values))
+    return f"text{separator}label\n{rows}"
+
+
+FORMS = {
+    "two digits": scored(SCORES),
+    "all digits": scored([repr(float(x) / 3) for x in SCORES]),
+    "small ones": scored([f"{float(x) / 1e7:.3e}" for x in SCORES]),
+    "a comma for the point": scored([x.replace(".", ",") for x in SCORES], ";"),
+    "each of them often": scored(SCORES[:30] * 6),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_of_measurements_is_a_regression(tmp_path, capsys, form):
+    data = read_csv(csv_file(tmp_path, FORMS[form]))
+    rows = sum(map(len, data.values()))
+    assert {str(split.features["label"].dtype) for split in data.values()} == {"float64"}
+    assert (len(data["validation"]), len(data["test"])) == (round(rows / 10), round(rows / 5))
+    said = capsys.readouterr().out
+    assert "different numbers from -" in said and "read as a regression, for a model with num_labels=1" in said
+    texts = [text for split in data.values() for text in split["text"]]
+    assert len(set(texts)) == len(texts) == rows
+
+
+def test_each_number_stays_with_its_text(tmp_path):
+    data = read_csv(csv_file(tmp_path, scored(SCORES)))
+    for split in data.values():
+        for text, label in zip(split["text"], split["label"], strict=True):
+            assert label == float(SCORES[int(text.split()[-1])])
+
+
+def test_training_numbers_are_drawn_by_the_seed_and_the_others_are_not(tmp_path):
+    path = csv_file(tmp_path, scored(SCORES))
+    one, other = read_csv(path, n_train=20), read_csv(path, n_train=20, seed=1)
+    assert len(one["train"]) == 20 and one["train"]["text"][:] != other["train"]["text"][:]
+    assert one["test"]["text"][:] == other["test"]["text"][:]
+    with pytest.raises(ValueError, match="n_train=57: expected a whole number from 1 to 56"):
+        read_csv(path, n_train=57)
+
+
+def test_a_regression_trains(tmp_path):
+    from tiny import tiny_model, tiny_run
+
+    from finetune_lessons.multitask import regression_loss
+
+    run = tiny_run(tiny_model("bert", num_labels=1), read_csv(csv_file(tmp_path, scored(SCORES))), loss=regression_loss)
+    assert next(run).loss > 0 and "pearson" in run.evaluate("test")
+
+
+CLASSES = {
+    "stars with halves": [f"{i % 10 / 2}" for i in range(60)],
+    "whole numbers that were floats": [f"{i % 4}.0" for i in range(60)],
+    "whole numbers": [f"{i % 15}" for i in range(60)],
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_few_numbers_are_classes(tmp_path, name):
+    data = read_csv(csv_file(tmp_path, scored(CLASSES[name])))
+    assert len(data["train"].features["label"].names) == len(set(CLASSES[name]))
+
+
+def test_many_whole_numbers_are_refused_with_both_ways_out(tmp_path):
+    with pytest.raises(ValueError, match="fewer than 3 texts.*Remove or merge.*numbers to be predicted.*cast_column"):
+        read_csv(csv_file(tmp_path, scored([str(i * 7) for i in range(60)])))
 
 
 def test_what_is_not_a_text_file_is_refused(tmp_path):
