@@ -23,6 +23,7 @@ class Objective:
     """
 
     def __init__(self, loss: Loss, tasks: Mapping[str, Task]):
+        check_loss(loss)
         self.loss, self._tasks, self._counts = loss, tasks, counter(loss)
 
     def terms(self, batch: dict[str, Any]) -> dict[str, float]:
@@ -56,6 +57,31 @@ class Objective:
     def total(self, model: torch.nn.Module, batch: dict[str, Any]) -> float:
         value = self.loss(model, batch)
         return float(value["loss"] if isinstance(value, dict) else value)
+
+
+def check_loss(loss: Any) -> None:
+    "Raises ValueError for what cannot be called as loss(model, batch), such as a loss of torch's."
+    called = (
+        "a loss is called as loss(model, batch), such as classification_loss, or lambda model, batch: "
+        "cross_entropy(model(**model_inputs(batch)).logits, batch['labels'])"
+    )
+    if not callable(loss) or isinstance(loss, type):
+        raise ValueError(f"loss is {loss!r}, and that cannot be called; {called}")
+    inner = loss.func if isinstance(loss, partial) else loss
+    if getattr(inner, "__module__", "").startswith(("torch.nn.functional", "torch.nn.modules.loss")):
+        raise ValueError(f"loss is {_name(inner)}, which takes logits and labels; {called}")
+    try:
+        taken = signature(loss)
+    except (TypeError, ValueError):  # a built-in one, which does not say
+        return
+    try:
+        taken.bind(None, None)
+    except TypeError:
+        raise ValueError(f"loss is {_name(inner)}{taken}; {called}") from None
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def with_loss(model: torch.nn.Module, loss: Loss, device: torch.device) -> torch.nn.Module:
