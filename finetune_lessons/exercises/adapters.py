@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check, name_of
+
+exercise = Exercises(21)
 
 
-def _weights(width: int, bottleneck: int, seed: int = 0) -> tuple[Tensor, ...]:
+def _weights(draw: Draw, width: int, bottleneck: int) -> tuple[Tensor, ...]:
     "W_down, b_down, W_up, b_up."
     shapes = ((bottleneck, width), (bottleneck,), (width, bottleneck), (width,))
-    return tuple(random_tensor(*shape, seed=seed + i, size=0.5) for i, shape in enumerate(shapes))
+    return tuple(draw(*shape, size=0.5) for shape in shapes)
 
 
 def _correction(x: Tensor, *weights: Tensor) -> Tensor:
@@ -22,15 +24,21 @@ def _correction(x: Tensor, *weights: Tensor) -> Tensor:
     return F.linear(F.gelu(F.linear(x, W_down, b_down)), W_up, b_up)
 
 
+@exercise
 def check_adapter_parameters(
     learner: Function,  # learner(width, bottleneck_size, adapters) -> number of parameters
 ) -> Verdict:
     "Is it adapters * (2 d b + b + d)?"
+    draw = Draw()
 
     def solution(d: int, b: int, n: int) -> int:
         return n * (2 * d * b + b + d)
 
-    cases = {"one adapter": (384, 64, 1), "six adapters": (384, 16, 6), "a wide model": (4096, 8, 64)}
+    cases = {
+        "one adapter": (384, 64, 1),
+        "six adapters": (384, 16, 6),
+        "a wide model": (draw.whole(1000, 5000), draw.whole(4, 16), draw.whole(30, 90)),
+    }
     mistakes: dict[str, Function] = {
         "your count leaves out the biases, b and d": lambda d, b, n: n * 2 * d * b,
         "your count leaves out the bias of W_up, d": lambda d, b, n: n * (2 * d * b + b),
@@ -41,10 +49,12 @@ def check_adapter_parameters(
     return check(learner, cases, solution, mistakes, 0.0)
 
 
+@exercise
 def check_adapter(
     learner: Function,  # learner(h (tokens, d), W_down (b, d), b_down (b,), W_up (d, b), b_up (d,)) -> (tokens, d)
 ) -> Verdict:
     "Is it h + W_up gelu(W_down h + b_down) + b_up?"
+    draw = Draw()
 
     def solution(h: Tensor, *weights: Tensor) -> Tensor:
         return h + _correction(h, *weights)
@@ -62,8 +72,8 @@ def check_adapter(
         return solution(h, W_down, 0 * b_down, W_up, 0 * b_up)
 
     cases = {
-        "three tokens": (random_tensor(3, 8, seed=9), *_weights(8, 2)),
-        "two texts of four tokens": (random_tensor(2, 4, 6, seed=9), *_weights(6, 3)),
+        "three tokens": (draw(3, 8), *_weights(draw, 8, 2)),
+        "two texts of four tokens": (draw(2, 4, 6), *_weights(draw, 6, 3)),
     }
     mistakes: dict[str, Function] = {
         "your adapter has no residual: the correction is added to h": _correction,
@@ -75,22 +85,24 @@ def check_adapter(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_adapter_start(
     learner: Function,  # learner(down, up): sets two nn.Linear in place
 ) -> Verdict:
     "Is the adapter made of the two layers the identity (first number 1), and can it learn (second number 1)?"
+    draw = Draw()
 
     def outcome(start: Function) -> Function:
         def judged(down: nn.Linear, up: nn.Linear) -> Tensor:
             start(down, up)
-            h = random_tensor(5, down.in_features, seed=1)
+            h = draw(5, down.in_features)
             out = h + up(F.gelu(down(h)))
-            (out * random_tensor(*h.shape, seed=2)).sum().backward()
+            (out * draw(*h.shape)).sum().backward()
             gradients = [layer.weight.grad for layer in (down, up)]
             learns = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
             return torch.tensor([float(torch.equal(out, h)), float(learns)])
 
-        judged.__name__ = getattr(start, "__name__", "your function")
+        judged.__name__ = name_of(start)
         return judged
 
     def solution(down: nn.Linear, up: nn.Linear) -> None:
@@ -130,10 +142,12 @@ def _layers(value: float | None) -> tuple[nn.Linear, nn.Linear]:
     return down, up
 
 
+@exercise
 def check_parallel_adapter(
     learner: Function,  # learner(ffn, x (tokens, d), W_down (b, d), b_down (b,), W_up (d, b), b_up (d,)) -> (tokens, d)
 ) -> Verdict:
     "Is it ffn(x) + W_up gelu(W_down x + b_down) + b_up?"
+    draw = Draw()
 
     def solution(ffn: nn.Module, x: Tensor, *weights: Tensor) -> Tensor:
         return ffn(x) + _correction(x, *weights)
@@ -143,12 +157,12 @@ def check_parallel_adapter(
 
     down, up = _layers(None)
     ffn = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
-    for i, parameter in enumerate(ffn.parameters()):
-        parameter.data = random_tensor(*parameter.shape, seed=20 + i, size=0.5)
-    x = random_tensor(3, 8, seed=9)
+    for parameter in ffn.parameters():
+        parameter.data = draw(*parameter.shape, size=0.5)
+    x = draw(3, 8)
     cases: dict[str, tuple[Any, ...]] = {
-        "a bottleneck of 2": (ffn, x, *_weights(8, 2)),
-        "W_up zero": (nn.Sequential(down, up), x, *_weights(8, 2)[:2], torch.zeros(8, 2), torch.zeros(8)),
+        "a bottleneck of 2": (ffn, x, *_weights(draw, 8, 2)),
+        "W_up zero": (nn.Sequential(down, up), x, *_weights(draw, 8, 2)[:2], torch.zeros(8, 2), torch.zeros(8)),
     }
     mistakes: dict[str, Function] = {
         "your adapter reads what comes out of the FFN; beside it, it reads what goes in": serial,
@@ -162,10 +176,12 @@ def check_parallel_adapter(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_bottleneck(
     learner: Function,  # learner(width, layers, model_parameters, share) -> bottleneck size
 ) -> Verdict:
     "Is it the largest b with layers * (2 d b + b + d) <= share * model_parameters, or 0?"
+    draw = Draw()
 
     def room(d: int, layers: int, total: int, share: float) -> float:
         return (share * total / layers - d) / (2 * d + 1)
@@ -178,11 +194,12 @@ def check_bottleneck(
         "a hundredth of minilm": (384, 6, 22_700_000, 0.01),
         "a large model": (4096, 32, 8_000_000_000, 0.005),
         "a tiny budget": (384, 6, 22_700_000, 0.0001),
+        "any model": (draw.whole(300, 900), draw.whole(4, 24), draw.whole(20, 90) * 1_000_003, draw.number(0.01, 0.03)),
     }
     mistakes: dict[str, Function] = {
         "your bottleneck is below 0": lambda *arguments: int(room(*arguments) // 1),
-        "your bottleneck is for one layer; the budget is for all of them": lambda d, n, total, share: (
-            solution(d, 1, total, share)
+        "your bottleneck is for one layer; the budget is for all of them": lambda d, n, total, share: solution(
+            d, 1, total, share
         ),
         "your share is read as a percentage": lambda d, n, total, share: solution(d, n, total, share / 100),
         "your bottleneck ignores the biases": lambda d, n, total, share: int(share * total / n // (2 * d)),
@@ -194,10 +211,12 @@ def check_bottleneck(
     return check(learner, cases, solution, mistakes, 0.0)
 
 
+@exercise
 def check_adapter_stack(
     learner: Function,  # learner(h (tokens, d), first, second: (W_down, b_down, W_up, b_up) each) -> (tokens, d)
 ) -> Verdict:
     "Does the second adapter read what the first wrote?"
+    draw = Draw()
     Weights = Sequence[Tensor]
 
     def solution(h: Tensor, first: Weights, second: Weights) -> Tensor:
@@ -210,10 +229,10 @@ def check_adapter_stack(
     def no_residual(h: Tensor, first: Weights, second: Weights) -> Tensor:
         return _correction(_correction(h, *first), *second)
 
-    h = random_tensor(3, 8, seed=9)
+    h = draw(3, 8)
     cases = {
-        "equal widths": (h, _weights(8, 2), _weights(8, 2, seed=4)),
-        "a narrow and a wide one": (h, _weights(8, 1), _weights(8, 5, seed=4)),
+        "equal widths": (h, _weights(draw, 8, 2), _weights(draw, 8, 2)),
+        "a narrow and a wide one": (h, _weights(draw, 8, 1), _weights(draw, 8, 5)),
     }
     mistakes: dict[str, Function] = {
         "your adapters both read h; the second reads what the first wrote": apart,

@@ -1,20 +1,25 @@
 """Checks of lesson 11, cross-entropy."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from typing import Any
+from finetune_lessons.exercises.calls import AUTOGRAD, LOSSES
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, as_tensor, check, name_of
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+exercise = Exercises(11)
 
 
+@exercise
 def check_cross_entropy(
     learner: Function,  # learner(logits (examples, classes), targets (examples,)) -> mean loss; target -100: left out
 ) -> Verdict:
     "Is it the mean of -log softmax(logits)[target], over the targets that are not -100, even for huge logits?"
-    logits, targets = random_tensor(6, 4), torch.tensor([0, 3, 1, 2, 2, 0])
-    padded = torch.tensor([0, -100, 1, -100, -100, 2])
+    draw = Draw()
+    logits, targets = draw(6, 4), draw.wholes(0, 3, 6)
+    padded = targets.masked_fill(draw.order(6) < 3, -100)
     cases = {
         "six examples": (logits, targets),
         "targets of -100": (logits, padded),
@@ -30,17 +35,19 @@ def check_cross_entropy(
         "your softmax runs over the examples, not the classes": lambda z, y: F.nll_loss(z.log_softmax(0), y),
         "your loss overflows: subtract the largest logit first": lambda z, y: F.nll_loss(_naive_log_softmax(z), y),
     }
-    return check(learner, cases, F.cross_entropy, mistakes)
+    return check(learner, cases, F.cross_entropy, mistakes, without=LOSSES)
 
 
 def _naive_log_softmax(logits: Tensor) -> Tensor:
     return (logits.exp() / logits.exp().sum(-1, keepdim=True)).log()
 
 
+@exercise
 def check_gradient(
     learner: Function,  # learner(logits (examples, classes), targets (examples,)) -> gradient (examples, classes)
 ) -> Verdict:
     "Is it the gradient of the mean cross-entropy with respect to the logits, without autograd's help?"
+    draw = Draw()
 
     def solution(logits: Tensor, targets: Tensor) -> Tensor:
         logits = logits.clone().requires_grad_()
@@ -50,8 +57,8 @@ def check_gradient(
         return logits.softmax(-1) - F.one_hot(targets, logits.shape[-1])
 
     cases = {
-        "two classes": (random_tensor(3, 2), torch.tensor([0, 1, 1])),
-        "five classes": (random_tensor(7, 5), torch.arange(7) % 5),
+        "two classes": (draw(3, 2), draw.wholes(0, 1, 3)),
+        "five classes": (draw(7, 5), draw.wholes(0, 4, 7)),
     }
     mistakes: dict[str, Function] = {
         "your gradient is that of the sum: the mean divides it by the number of examples": residual,
@@ -59,13 +66,15 @@ def check_gradient(
         "your gradient leaves out the softmax": lambda z, y: (z - F.one_hot(y, z.shape[-1])) / len(z),
         "your gradient leaves out the target": lambda z, y: z.softmax(-1) / len(z),
     }
-    return check(learner, cases, solution, mistakes)
+    return check(learner, cases, solution, mistakes, without=AUTOGRAD)
 
 
+@exercise
 def check_smooth_targets(
     learner: Function,  # learner(targets (examples,), classes, epsilon) -> probabilities (examples, classes)
 ) -> Verdict:
     "Is it the target distribution of label smoothing, such that cross-entropy with it equals torch's?"
+    draw = Draw()
 
     def solution(targets: Tensor, classes: int, epsilon: float) -> Tensor:
         return (1 - epsilon) * F.one_hot(targets, classes) + epsilon / classes
@@ -77,8 +86,12 @@ def check_smooth_targets(
     def no_discount(targets: Tensor, classes: int, epsilon: float) -> Tensor:
         return F.one_hot(targets, classes) + epsilon / classes
 
-    targets = torch.tensor([2, 0, 1])
-    cases = {"epsilon = 0.1": (targets, 3, 0.1), "four classes": (targets, 4, 0.3), "epsilon = 0": (targets, 3, 0.0)}
+    targets, epsilon = draw.wholes(0, 2, 5), draw.number(0.05, 0.4)
+    cases = {
+        f"epsilon = {epsilon:g}": (targets, 3, epsilon),
+        "four classes": (targets, 4, draw.number(0.05, 0.4)),
+        "epsilon = 0": (targets, 3, 0.0),
+    }
     mistakes: dict[str, Function] = {
         "your epsilon goes to the other classes only; the target gets its share epsilon / K too": others_only,
         "your rows do not sum to 1: take epsilon from the target first": no_discount,
@@ -87,10 +100,12 @@ def check_smooth_targets(
     return check(learner, cases, solution, mistakes, 1e-6)
 
 
+@exercise
 def check_temperature(
     learner: Function,  # learner(logits (examples, classes), labels (examples,)) -> temperature
 ) -> Verdict:
     "Is it the temperature T at which the mean cross-entropy of logits / T is lowest? To 2%."
+    draw = Draw()
 
     def solution(logits: Tensor, labels: Tensor) -> Tensor:
         grid = torch.logspace(-1.5, 1.5, 6001, dtype=torch.double)
@@ -99,34 +114,39 @@ def check_temperature(
 
     def drawn(temperature: float) -> tuple[Tensor, Tensor]:
         "Logits, and labels drawn from softmax(logits / temperature)."
-        logits, generator = random_tensor(2000, 3), torch.Generator().manual_seed(1)
-        labels = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
-        return logits, labels
+        logits = draw(2000, 3)
+        return logits, draw.sample((logits / temperature).softmax(-1))
 
-    cases = {"an overconfident model": drawn(2.5), "a timid model": drawn(0.5)}
+    cases = {
+        "an overconfident model": drawn(draw.number(2.0, 3.0)),
+        "a timid model": drawn(draw.number(0.4, 0.6)),
+    }
     mistakes: dict[str, Function] = {
         "you return 1 / T: the logits are divided by T": lambda z, y: 1 / solution(z, y),
         "you return the lowest loss, not the temperature": lambda z, y: F.cross_entropy(z / solution(z, y).float(), y),
         "your temperature changes nothing": lambda z, y: 1.0,
     }
-    return check(_as_double(learner), cases, solution, mistakes, 0.02)
+    return check(_as_number(learner), cases, solution, mistakes, 0.02)
 
 
-def _as_double(learner: Function) -> Function:
-    "Numbers of any precision are right answers: tensors of one element too."
+def _as_number(learner: Function) -> Function:
+    "One number in a list or a tensor is a right answer too."
 
     def number(*arguments: Any) -> Any:
         answer = learner(*arguments)
-        return answer.detach().double().reshape(()) if isinstance(answer, Tensor) and answer.numel() == 1 else answer
+        numbers = as_tensor(answer)
+        return answer if numbers is None or numbers.numel() != 1 else numbers.reshape(())
 
-    number.__name__ = learner.__name__
+    number.__name__ = name_of(learner)
     return number
 
 
+@exercise
 def check_perplexity(
     learner: Function,  # learner(logits (texts, tokens, vocabulary), input_ids, attention_mask) -> perplexity
 ) -> Verdict:
     "Is it exp of the mean surprise at each next token, over all real tokens of all texts together?"
+    draw = Draw()
 
     def solution(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), _labels(ids, mask)[:, 1:].flatten()).exp()
@@ -147,10 +167,10 @@ def check_perplexity(
         each = [solution(*(x[i : i + 1] for x in (logits, ids, mask))).log() for i in range(len(ids))]
         return torch.stack(each).mean().exp()
 
-    ids = torch.randint(0, 7, (3, 9), generator=torch.Generator().manual_seed(0))
+    ids = draw.wholes(0, 6, 3, 9)
     full, mask = torch.ones_like(ids), torch.ones_like(ids)
     mask[1, 4:], mask[2, 6:] = 0, 0
-    logits = random_tensor(3, 9, 7)
+    logits = draw(3, 9, 7)
     cases = {"texts of one length": (logits, ids, full), "padded texts": (logits, ids, mask)}
     mistakes: dict[str, Function] = {
         "you compare each token with its own logits; those at t speak of token t + 1": not_shifted,
@@ -167,16 +187,18 @@ def _labels(ids: Tensor, mask: Tensor) -> Tensor:
     return ids.masked_fill(mask == 0, -100)
 
 
+@exercise
 def check_focal_loss(
     learner: Function,  # learner(logits (examples, classes), targets (examples,), gamma) -> mean loss
 ) -> Verdict:
     "Is it the focal loss, the mean of (1 - p)^gamma (-log p) with p the target's probability (arXiv:1708.02002)?"
+    draw = Draw()
 
     def solution(logits: Tensor, targets: Tensor, gamma: float, power: Function = lambda p, g: (1 - p) ** g) -> Tensor:
         log_p = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
         return (power(log_p.exp(), gamma) * -log_p).mean()
 
-    logits, targets = random_tensor(8, 3), torch.arange(8) % 3
+    logits, targets = draw(8, 3), draw.wholes(0, 2, 8)
     cases = {f"gamma = {gamma:g}": (logits, targets, gamma) for gamma in (0.0, 2.0, 0.5)}
     mistakes: dict[str, Function] = {
         "your factor is p^gamma: it silences the hard examples": lambda z, y, g: solution(z, y, g, lambda p, g: p**g),

@@ -3,22 +3,27 @@
 import torch
 from torch import Tensor
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.calls import AUTOGRAD
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
+
+exercise = Exercises(31)
 
 
+@exercise
 def check_soft_loss(
     learner: Function,  # learner(student (rows, classes), teacher (rows, classes), T) -> a number
 ) -> Verdict:
     "Is it the mean over the rows of T^2 KL(teacher || student)?"
+    draw = Draw()
 
     def kl(student: Tensor, teacher: Tensor, T: float) -> Tensor:
         log_p, log_q = (teacher / T).log_softmax(-1), (student / T).log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
     cases = {
-        "two classes": (random_tensor(4, 2), random_tensor(4, 2, seed=1), 3.0),
-        "five classes": (random_tensor(3, 5, seed=2), random_tensor(3, 5, seed=3), 4.0),
-        "T below 1": (random_tensor(6, 3, seed=4), random_tensor(6, 3, seed=5), 0.5),
+        "two classes": (draw(4, 2), draw(4, 2), 3.0),
+        "five classes": (draw(3, 5), draw(3, 5), 4.0),
+        "T below 1": (draw(6, 3), draw(6, 3), 0.5),
     }
     mistakes: dict[str, Function] = {
         "your loss lacks the factor T^2": lambda s, t, T: kl(s, t, T).mean(),
@@ -39,14 +44,17 @@ def check_soft_loss(
     return check(learner, cases, lambda s, t, T: T**2 * kl(s, t, T).mean(), mistakes)
 
 
+@exercise
 def check_soft_gradient(
     learner: Function,  # learner(student (classes,), teacher (classes,), T) -> (classes,)
 ) -> Verdict:
     "Is it T (q - p), the gradient of T^2 KL(p || q) by the student's logits?"
+    draw = Draw()
+    agrees = draw(4)
     cases = {
-        "T = 1": (random_tensor(3), random_tensor(3, seed=1), 1.0),
-        "T = 4": (random_tensor(5, seed=2), random_tensor(5, seed=3), 4.0),
-        "a student that agrees": (random_tensor(4), random_tensor(4), 2.0),
+        "T = 1": (draw(3), draw(3), 1.0),
+        "T = 4": (draw(5), draw(5), 4.0),
+        "a student that agrees": (agrees, agrees, 2.0),
     }
 
     def difference(s: Tensor, t: Tensor, T: float) -> Tensor:
@@ -61,15 +69,17 @@ def check_soft_gradient(
         "your gradient is 1/T of the difference, as without T^2": lambda s, t, T: difference(s, t, T) / T,
         "your probabilities are those at T = 1": lambda s, t, T: T * difference(s * T, t * T, T),
     }
-    return check(learner, cases, lambda s, t, T: T * difference(s, t, T), mistakes)
+    return check(learner, cases, lambda s, t, T: T * difference(s, t, T), mistakes, without=AUTOGRAD)
 
 
+@exercise
 def check_mixed_loss(
     learner: Function,  # learner(hard (rows,), soft (rows,), labels (rows,), alpha) -> a number
 ) -> Verdict:
     "Does a row with a label count alpha hard + (1 - alpha) soft, and one without (-100) its soft part whole?"
-    labels = torch.tensor([1, -100, 0, -100, -100])
-    hard, soft = random_tensor(5).abs(), random_tensor(5, seed=1).abs()
+    draw = Draw()
+    labels = torch.tensor([1, -100, 0, -100, -100])[draw.order(5)]
+    hard, soft = draw(5).abs(), draw(5).abs()
     cases = {
         "two labels among five rows": (hard, soft, labels, 0.3),
         "labels everywhere": (hard, soft, labels.clamp(min=0), 0.7),
@@ -94,11 +104,14 @@ def check_mixed_loss(
     return check(learner, cases, mixed, mistakes)
 
 
+@exercise
 def check_teacher_layers(
     learner: Function,  # learner(student_layers, teacher_layers) -> (student_layers,) whole numbers
 ) -> Verdict:
     "Are the teacher's layers evenly spread, and does the last learn from the last?"
-    cases = {"two of six": (2, 6), "three of six": (3, 6), "four of twelve": (4, 12), "as many as there are": (6, 6)}
+    draw = Draw()
+    m, times = draw.whole(2, 60), draw.whole(2, 60)
+    cases = {"two of six": (2, 6), "three of six": (3, 6), "as many as there are": (6, 6), "many": (m, times * m)}
 
     def spread(ours: int, theirs: int) -> Tensor:
         return torch.tensor([(i + 1) * theirs // ours - 1 for i in range(ours)])
@@ -112,14 +125,16 @@ def check_teacher_layers(
     return check(learner, cases, spread, mistakes)
 
 
+@exercise
 def check_rater_shares(
     learner: Function,  # learner(ratings (raters,)) -> (2,): share of negative, share of positive
 ) -> Verdict:
     "Is it the share of raters below and above zero, a zero counting half for each?"
+    draw = Draw()
     cases = {
-        "all agree": (torch.tensor([3.0, 1.0, 2.0]),),
-        "two sides": (torch.tensor([-1.0, 2.0, -3.0, -1.0]),),
-        "with zeros": (torch.tensor([0.0, 2.0, 0.0, -1.0, 1.0, 3.0]),),
+        "all agree": (draw(3).abs() + 0.1,),
+        "two sides": (torch.cat([-draw(draw.whole(4, 30)).abs(), draw(3).abs()]) * 4,),
+        "with zeros": (torch.cat([torch.zeros(2), draw(3).abs(), -draw(1).abs()])[draw.order(6)],),
     }
 
     def shares(ratings: Tensor) -> Tensor:
@@ -142,16 +157,18 @@ def check_rater_shares(
     return check(learner, cases, shares, mistakes)
 
 
+@exercise
 def check_token_loss(
     learner: Function,  # learner(kl (texts, tokens), mask (texts, tokens)) -> a number
 ) -> Verdict:
     "Is it the mean over all real tokens, and over nothing else?"
-    lengths = torch.tensor([5, 2, 3])
+    draw = Draw()
+    lengths = torch.tensor([5, 2, 3])[draw.order(3)]
     mask = (torch.arange(6) < lengths[:, None]).long()
     cases = {
-        "three texts of unlike length": (random_tensor(3, 6).abs(), mask),
-        "no padding": (random_tensor(2, 4, seed=1).abs(), torch.ones(2, 4, dtype=torch.long)),
-        "padding full of nonsense": (random_tensor(3, 6).abs() + 1e4 * (1 - mask), mask),
+        "three texts of unlike length": (draw(3, 6).abs(), mask),
+        "no padding": (draw(2, 4).abs(), torch.ones(2, 4, dtype=torch.long)),
+        "padding full of nonsense": (draw(3, 6).abs() + 1e4 * (1 - mask), mask),
     }
     mistakes: dict[str, Function] = {
         "your mean is over padding too": lambda kl, mask: kl.mean(),

@@ -3,21 +3,25 @@
 import torch
 from torch import Tensor
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
+
+exercise = Exercises(22)
 
 
+@exercise
 def check_lora_forward(
     learner: Function,  # learner(x (batch, d_in), W (d_out, d_in), A (r, d_in), B (d_out, r), alpha) -> (batch, d_out)
 ) -> Verdict:
     "Is it W x + alpha / r B A x, for every x of the batch?"
+    draw = Draw()
 
     def scaled(x: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
         return x @ (W + s * B @ A).T
 
     cases = {
-        "rank 4": (random_tensor(5, 8), *_layer(6, 8, 4), 16.0),
-        "rank 1": (random_tensor(3, 4, seed=1), *_layer(5, 4, 1), 2.0),
-        "B = 0": (random_tensor(5, 8), *_layer(6, 8, 4)[:2], torch.zeros(6, 4), 16.0),
+        "rank 4": (draw(5, 8), *_layer(draw, 6, 8, 4), 16.0),
+        "rank 1": (draw(3, 4), *_layer(draw, 5, 4, 1), 2.0),
+        "B = 0": (draw(5, 8), *_layer(draw, 6, 8, 4)[:2], torch.zeros(6, 4), 16.0),
     }
     mistakes: dict[str, Function] = {
         "your change is not scaled: it counts alpha / r": lambda x, W, A, B, a: scaled(x, W, A, B, 1.0),
@@ -37,10 +41,12 @@ def check_lora_forward(
     return check(learner, cases, lambda x, W, A, B, a: scaled(x, W, A, B, a / len(A)), mistakes)
 
 
+@exercise
 def check_lora_parameters(
     learner: Function,  # learner([(d_out, d_in), ...], r) -> number
 ) -> Verdict:
     "Is it the sum of r (d_in + d_out)?"
+    draw = Draw()
 
     def count(per_rank: Function) -> Function:
         return lambda shapes, r: r * sum(per_rank(d_out, d_in) for d_out, d_in in shapes)
@@ -49,6 +55,7 @@ def check_lora_parameters(
         "one wide layer": ([(384, 1536)], 8),
         "a square layer": ([(384, 384)], 4),
         "three layers": ([(384, 384), (384, 384), (1536, 384)], 16),
+        "layers of any size": ([(draw.whole(50, 2000), draw.whole(50, 2000)) for _ in range(3)], draw.whole(2, 64)),
     }
     mistakes: dict[str, Function] = {
         "your count is that of the frozen matrices": lambda shapes, r: sum(d_out * d_in for d_out, d_in in shapes),
@@ -61,10 +68,12 @@ def check_lora_parameters(
     return check(learner, cases, count(lambda d_out, d_in: d_out + d_in), mistakes, 1e-9)
 
 
+@exercise
 def check_rank_for_budget(
     learner: Function,  # learner([(d_out, d_in), ...], budget) -> rank
 ) -> Verdict:
     "Is it the largest rank whose parameters are within the budget, and not above the smallest side of any matrix?"
+    draw = Draw()
 
     def each(shapes: list) -> int:
         return sum(d_out + d_in for d_out, d_in in shapes)
@@ -73,12 +82,14 @@ def check_rank_for_budget(
         return min(min(shape) for shape in shapes)
 
     layers = [(384, 384)] * 12
+    any_size = [(draw.whole(100, 2000), draw.whole(100, 2000)) for _ in range(3)]
     cases = {
         "a budget that is used up": (layers, 73_728),
         "a budget with a rest": (layers, 100_000),
         "layers of two shapes": ([(384, 384), (1536, 384)], 30_000),
         "too small a budget": (layers, 9_000),
         "more than enough": ([(64, 16), (16, 64)], 1_000_000),
+        "layers of any size": (any_size, draw.whole(2, 40) * each(any_size) + draw.whole(1, 500)),
     }
     mistakes: dict[str, Function] = {
         "your rank is at least 1; where not even that fits, it is 0": lambda shapes, budget: max(
@@ -101,15 +112,17 @@ def check_rank_for_budget(
     return check(learner, cases, lambda shapes, budget: min(budget // each(shapes), smallest(shapes)), mistakes, 1e-9)
 
 
+@exercise
 def check_lora_merge(
     learner: Function,  # learner(W (d_out, d_in), A (r, d_in), B (d_out, r), alpha) -> (d_out, d_in)
 ) -> Verdict:
     "Is it W + alpha / r B A?"
+    draw = Draw()
 
     def added(s: Function) -> Function:
         return lambda W, A, B, alpha: W + s(alpha, len(A)) * torch.einsum("or,ri->oi", B, A)
 
-    cases = {"rank 4": (*_layer(6, 8, 4), 16.0), "a square layer": (*_layer(5, 5, 2), 1.0)}
+    cases = {"rank 4": (*_layer(draw, 6, 8, 4), 16.0), "a square layer": (*_layer(draw, 5, 5, 2), 1.0)}
     mistakes: dict[str, Function] = {
         "your matrix adds B A without its scale alpha / r": added(lambda alpha, r: 1.0),
         "your matrix adds alpha B A; divide by r": added(lambda alpha, r: alpha),
@@ -117,13 +130,15 @@ def check_lora_merge(
         "your matrix subtracts the change; that undoes a merge": added(lambda alpha, r: -alpha / r),
         "your matrix is the change alone; add it to W": lambda W, A, B, alpha: alpha / len(A) * B @ A,
     }
-    return check(learner, cases, added(lambda alpha, r: alpha / r), mistakes)
+    return check(learner, cases, added(lambda alpha, r: alpha / r), mistakes, unchanged={"W": 0})
 
 
+@exercise
 def check_dora(
     learner: Function,  # learner(W (d_out, d_in), A (r, d_in), B (d_out, r), m (d_out,), s) -> (d_out, d_in)
 ) -> Verdict:
     "Is each row m times the direction of the row of W + s B A (arXiv:2402.09353, in the layout of nn.Linear)?"
+    draw = Draw()
 
     def solution(W: Tensor, A: Tensor, B: Tensor, m: Tensor, s: float) -> Tensor:
         rows = []
@@ -135,11 +150,11 @@ def check_dora(
     def turned(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
         return W + s * B @ A
 
-    W, A, B = _layer(6, 8, 3)
+    W, A, B = _layer(draw, 6, 8, 3)
     cases = {
-        "six outputs and eight inputs": (W, A, B, random_tensor(6, seed=5).abs(), 2.0),
+        "six outputs and eight inputs": (W, A, B, draw(6).abs(), 2.0),
         "the start, B = 0 and m the lengths of W's rows": (W, A, 0 * B, W.norm(dim=1), 2.0),
-        "a square layer": (*_layer(5, 5, 2), random_tensor(5, seed=6).abs(), 0.5),
+        "a square layer": (*_layer(draw, 5, 5, 2), draw(5).abs(), 0.5),
     }
     mistakes: dict[str, Function] = {
         "your lengths are those of the columns; each output is a row": lambda W, A, B, m, s: (
@@ -164,10 +179,12 @@ def check_dora(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_ia3(
     learner: Function,  # learner(x (batch, d_in), W (d_out, d_in), b (d_out,), ell, feedforward) -> (batch, d_out)
 ) -> Verdict:
     "Is it ell * (W x + b) for keys and values, and W (ell * x) + b for the feed-forward block (arXiv:2205.05638)?"
+    draw = Draw()
 
     def answer(keep: Function, feedforward: Function) -> Function:
         return lambda x, W, b, ell, is_ff: (feedforward if is_ff else keep)(x, W, b, ell)
@@ -190,10 +207,10 @@ def check_ia3(
     def added(x: Tensor, W: Tensor, b: Tensor, ell: Tensor) -> Tensor:
         return x @ W.T + b + ell
 
-    W, _, _ = _layer(5, 5, 1)
-    V, _, _ = _layer(5, 8, 1)
-    x, wide = random_tensor(4, 5), random_tensor(4, 8, seed=2)
-    b, ell = random_tensor(5, seed=4), random_tensor(8, seed=3)
+    W, _, _ = _layer(draw, 5, 5, 1)
+    V, _, _ = _layer(draw, 5, 8, 1)
+    x, wide = draw(4, 5), draw(4, 8)
+    b, ell = draw(5), draw(8)
     cases = {
         "keys and values": (x, W, b, ell[:5], False),
         "the feed-forward block": (x, W, b, ell[:5], True),
@@ -211,9 +228,9 @@ def check_ia3(
     return check(learner, cases, answer(output, input), mistakes)
 
 
-def _layer(d_out: int, d_in: int, r: int) -> tuple[Tensor, Tensor, Tensor]:
+def _layer(draw: Draw, d_out: int, d_in: int, r: int) -> tuple[Tensor, Tensor, Tensor]:
     "W, A and B, none of them zero."
-    return random_tensor(d_out, d_in, seed=7), random_tensor(r, d_in, seed=8), random_tensor(d_out, r, seed=9)
+    return draw(d_out, d_in), draw(r, d_in), draw(d_out, r)
 
 
 __all__ = [

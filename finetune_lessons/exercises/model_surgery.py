@@ -2,26 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check, name_of
+
+exercise = Exercises(14)
 
 
+@exercise
 def check_low_rank_parameters(
     learner: Function,  # learner(layer, r) -> number of parameters; layer: nn.Linear
 ) -> Verdict:
     "Is it the number of parameters of A (r, inputs) and B (outputs, r)?"
+    draw = Draw()
 
     def solution(layer: nn.Linear, r: int) -> int:
         return r * (layer.in_features + layer.out_features)
 
     cases = {
         "a square layer": (nn.Linear(6, 6), 2),
-        "more outputs than inputs": (nn.Linear(4, 10), 3),
-        "more inputs than outputs": (nn.Linear(12, 5, bias=False), 4),
+        "more outputs than inputs": (nn.Linear(draw.whole(4, 90), draw.whole(91, 300)), draw.whole(2, 30)),
+        "more inputs than outputs": (nn.Linear(draw.whole(91, 300), draw.whole(4, 90), bias=False), draw.whole(2, 30)),
     }
     mistakes: dict[str, Function] = {
         "you count one of the two matrices": lambda layer, r: r * layer.in_features,
@@ -35,10 +40,12 @@ def check_low_rank_parameters(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_last_layers(
     learner: Function,  # learner(model, k) -> number; the model has `embeddings`, `layers` (a ModuleList), `head`
 ) -> Verdict:
     "Are the head and the last k layers trainable afterwards, and nothing else? Is the number that of their parameters?"
+    draw = Draw()
 
     def train_only(chosen: Callable[[Any, int], Sequence[nn.Module]]) -> Function:
         def function(model: nn.Module, k: int) -> int:
@@ -53,13 +60,14 @@ def check_last_layers(
         learner(model, k)
         return _trainable(model)
 
-    trained_afterwards.__name__ = learner.__name__
+    trained_afterwards.__name__ = name_of(learner)
     last = train_only(lambda m, k: [m.head, *m.layers[len(m.layers) - k :]])
+    widths = [draw.whole(low, low + 5) for low in (5, 11, 17)]
     cases = {
-        "k = 1": (_Stack(), 1),
-        "k = 2": (_Stack(), 2),
-        "k = 0, the head alone": (_Stack(), 0),
-        "a model that was frozen": (_Stack().requires_grad_(False), 1),
+        "k = 1": (_Stack(widths), 1),
+        "k = 2": (_Stack(widths), 2),
+        "k = 0, the head alone": (_Stack(widths), 0),
+        "a model that was frozen": (_Stack(widths).requires_grad_(False), 1),
     }
     mistakes: dict[str, Function] = {
         "you train all layers for k = 0: layers[-0:] is the whole list": train_only(
@@ -67,9 +75,7 @@ def check_last_layers(
         ),
         "you train the first layers, not the last": train_only(lambda m, k: [m.head, *m.layers[:k]]),
         "you left the head frozen": train_only(lambda m, k: [*m.layers[len(m.layers) - k :]]),
-        "you train the embeddings too": train_only(
-            lambda m, k: [m.embeddings, m.head, *m.layers[len(m.layers) - k :]]
-        ),
+        "you train the embeddings too": train_only(lambda m, k: [m.embeddings, m.head, *m.layers[len(m.layers) - k :]]),
         "you count the frozen parameters too": lambda m, k: _count(m.parameters()),
         "you count tensors, not the numbers in them": lambda m, k: 2 * (k + 1),
     }
@@ -83,11 +89,11 @@ def check_last_layers(
 class _Stack(nn.Module):
     "Each layer has another size, so that their counts tell which they are."
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int]):
         super().__init__()
         self.embeddings = nn.Embedding(11, 4)
-        self.layers = nn.ModuleList([nn.Linear(4, 5), nn.Linear(5, 7), nn.Linear(7, 10)])
-        self.head = nn.Linear(10, 2)
+        self.layers = nn.ModuleList([nn.Linear(*sizes) for sizes in pairwise([4, *widths])])
+        self.head = nn.Linear(widths[-1], 2)
 
 
 def _count(parameters: Any) -> int:
@@ -98,16 +104,20 @@ def _trainable(model: nn.Module) -> int:
     return _count(p for p in model.parameters() if p.requires_grad)
 
 
+@exercise
 def check_names(
     learner: Function,  # learner(paths, name) -> how many of the paths end in the parts of the name
 ) -> Verdict:
     "Does it compare the last parts of each path, whole parts only?"
+    draw = Draw()
+    n = draw.whole(1, 99)
     paths = [
-        "layer.1", "layer.10", "encoder.layer.1", "encoder.layer.11", "encoder.xlayer.1",
-        "encoder.layer.1.attention.query", "encoder.layer.10.attention.query", "encoder.layer.1.attention.multiquery",
-        "encoder.layer.1.query.norm",
+        f"layer.{n}", f"layer.{n}0", f"encoder.layer.{n}", f"encoder.layer.{n}1", f"encoder.xlayer.{n}",
+        f"encoder.layer.{n}.attention.query", f"encoder.layer.{n}0.attention.query",
+        f"encoder.layer.{n}.attention.multiquery", f"encoder.layer.{n}.query.norm",
+        *(f"encoder.layer.{n}{i}.attention.query" for i in range(2, draw.whole(3, 30))),
     ]  # fmt: skip
-    names = ("query", "layer.1", "attention.query", "encoder.layer.11", "value")
+    names = ("query", f"layer.{n}", "attention.query", f"encoder.layer.{n}1", "value")
     cases = {f"the name {name!r}": (paths, name) for name in names}
 
     def counting(matches: Callable[[str, str], bool]) -> Function:
@@ -126,18 +136,20 @@ def check_names(
     return check(learner, cases, counting(lambda path, name: f".{path}".endswith(f".{name}")), mistakes)
 
 
-def _layer(bias: bool = True) -> nn.Linear:
+def _layer(draw: Draw, bias: bool = True) -> nn.Linear:
     layer = nn.Linear(4, 4, bias)
-    for seed, parameter in enumerate(layer.parameters()):
-        parameter.data = random_tensor(*parameter.shape, seed=seed, size=1.0)
+    for parameter in layer.parameters():
+        parameter.data = draw(*parameter.shape, size=1.0)
     return layer
 
 
+@exercise
 def check_scaled_forward(
     learner: Function,  # learner(base, s, x, enabled) -> output; base: a module, s: one number a feature
 ) -> Verdict:
     "Is it base(x) * (1 + s) while enabled, and base(x) otherwise?"
-    base, x, s = _layer(), random_tensor(3, 4), random_tensor(4, seed=1, size=0.5)
+    draw = Draw()
+    base, x, s = _layer(draw), draw(3, 4), draw(4, size=0.5)
     cases = {
         "s = 0": (base, torch.zeros(4), x, True),
         "any s": (base, s, x, True),
@@ -154,10 +166,12 @@ def check_scaled_forward(
     return check(learner, cases, lambda base, s, x, on: base(x) * (1 + s) if on else base(x), mistakes, 1e-6)
 
 
+@exercise
 def check_switched_off(
     learner: Function,  # learner(wrapper, x) -> wrapper(x) while wrapper.enabled is False; then as it was
 ) -> Verdict:
     "Is the answer that of the base, and the switch afterwards where it was, even if the base raised an error?"
+    draw = Draw()
 
     def solution(wrapper: Any, x: Tensor) -> Tensor:
         return wrapper.base(x)
@@ -178,10 +192,10 @@ def check_switched_off(
                 pass
             return wrapper(torch.ones(1, 4))
 
-        answer.__name__ = learner.__name__
+        answer.__name__ = name_of(learner)
         return answer
 
-    x, too_wide = random_tensor(3, 4), random_tensor(3, 9)
+    x, too_wide = draw(3, 4), draw(3, 9)
     on, off = _Doubled(enabled=True), _Doubled(enabled=False)
     cases = {"a wrapper that is on": (on, x), "a wrapper that is off": (off, x)}
     then = {
@@ -212,18 +226,20 @@ class _Doubled(nn.Module):
         return 2 * self.base(x) if self.enabled else self.base(x)
 
 
+@exercise
 def check_merged_scale(
     learner: Function,  # learner(layer, s) -> a new nn.Linear with the output layer(x) * (1 + s)
 ) -> Verdict:
     "Does the new layer answer as the scaled one, and is the old layer as it was?"
-    x = random_tensor(3, 4, seed=2)
+    draw = Draw()
+    x = draw(3, 4)
 
     def output(function: Function) -> Function:
         def answer(layer: nn.Linear, s: Tensor) -> Any:
             made = function(layer, s)
             return made(x).detach() if isinstance(made, nn.Module) else made
 
-        answer.__name__ = learner.__name__
+        answer.__name__ = name_of(learner)
         return answer
 
     def old_output(function: Function) -> Function:
@@ -231,7 +247,7 @@ def check_merged_scale(
             function(layer, s)
             return layer(x).detach()
 
-        answer.__name__ = learner.__name__
+        answer.__name__ = name_of(learner)
         return answer
 
     def with_parameters(weight: Function, bias: Function) -> Function:
@@ -252,8 +268,8 @@ def check_merged_scale(
         return (1 + s) * bias
 
     solution = with_parameters(rows, scaled)
-    s = random_tensor(4, seed=3, size=0.5)
-    cases = {"a layer": (_layer(), s), "a layer without bias": (_layer(bias=False), s)}
+    s = draw(4, size=0.5)
+    cases = {"a layer": (_layer(draw), s), "a layer without bias": (_layer(draw, bias=False), s)}
     mistakes: dict[str, Function] = {
         "your layer scales the inputs (columns of the weight), not the outputs (rows)": output(
             with_parameters(lambda weight, s: weight * (1 + s), scaled)

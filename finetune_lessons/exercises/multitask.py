@@ -5,17 +5,21 @@ import math
 import torch
 from torch import Tensor
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
+
+exercise = Exercises(32)
 
 
+@exercise
 def check_uncertainty(
     learner: Function,  # learner(losses (tasks,), s (tasks,)) -> a number
 ) -> Verdict:
     "Is it the sum of e^-s L + s / 2?"
+    draw = Draw()
     cases = {
-        "three tasks": (random_tensor(3).abs(), random_tensor(3, seed=1, size=1.0)),
-        "s = 0": (torch.tensor([0.7, 2.0]), torch.zeros(2)),
-        "a total below zero": (torch.tensor([0.01, 0.02]), torch.tensor([-3.0, -4.0])),
+        "three tasks": (draw(3).abs(), draw(3, size=1.0)),
+        "s = 0": (draw(2).abs(), torch.zeros(2)),
+        "a total below zero": (draw(2, size=0.01).abs().clamp(max=0.02), -3 - draw(2, size=0.2).abs().clamp(max=1)),
     }
     mistakes: dict[str, Function] = {
         "your total weighs with e^s; a larger s is more uncertain, so it counts less": lambda L, s: (
@@ -36,11 +40,14 @@ def check_uncertainty(
     return check(learner, cases, lambda L, s: ((-s).exp() * L + s / 2).sum(), mistakes)
 
 
+@exercise
 def check_best_uncertainty(
     learner: Function,  # learner(loss) -> the s at which e^-s loss + s / 2 is smallest
 ) -> Verdict:
     "Is it ln(2 L)?"
-    cases = {"a loss of 0.3": (0.3,), "a loss of 2": (2.0,), "a loss of 0.5": (0.5,)}
+    draw = Draw()
+    losses = draw.number(0.1, 0.45), draw.number(1.5, 4.0), 0.5
+    cases = {f"a loss of {loss:g}": (loss,) for loss in losses}
     mistakes: dict[str, Function] = {
         "your s is ln L, the optimum of a regression, whose weight is halved": math.log,
         "your s is the weight; s is its logarithm, with a minus": lambda L: 2 * L,
@@ -50,14 +57,17 @@ def check_best_uncertainty(
     return check(learner, cases, lambda L: math.log(2 * L), mistakes)
 
 
+@exercise
 def check_task_shares(
     learner: Function,  # learner(sizes (tasks,), T) -> (tasks,), how often each task is drawn
 ) -> Verdict:
     "Is it n^(1/T) / sum of n^(1/T)?"
+    draw = Draw()
+    sizes = torch.tensor([draw.whole(low, 2 * low) for low in (500, 50, 5)]).float()
     cases = {
-        "T = 1": (torch.tensor([900.0, 90.0, 10.0]), 1.0),
-        "T = 2": (torch.tensor([900.0, 90.0, 10.0]), 2.0),
-        "T = 100": (torch.tensor([5000.0, 50.0]), 100.0),
+        "T = 1": (sizes, 1.0),
+        "T = 2": (sizes, 2.0),
+        "T = 100": (sizes[:2], 100.0),
     }
 
     def shares(sizes: Tensor, T: float) -> Tensor:
@@ -75,14 +85,17 @@ def check_task_shares(
     return check(learner, cases, shares, mistakes)
 
 
+@exercise
 def check_dynamic_weights(
     learner: Function,  # learner(last (tasks,), before (tasks,), T) -> (tasks,)
 ) -> Verdict:
     "Is it K softmax(r / T), r = last / before?"
+    draw = Draw()
+    same = draw(2).abs() + 0.2
     cases = {
-        "two tasks": (torch.tensor([0.5, 0.9]), torch.tensor([1.0, 1.0]), 2.0),
-        "three tasks": (torch.tensor([0.2, 3.0, 0.6]), torch.tensor([0.8, 3.1, 0.5]), 1.0),
-        "all at one pace": (torch.tensor([0.4, 4.0]), torch.tensor([0.8, 8.0]), 2.0),
+        "two tasks": (draw(2).abs() + 0.2, draw(2).abs() + 0.2, 2.0),
+        "three tasks": (draw(3).abs() + 0.2, draw(3).abs() + 0.2, 1.0),
+        "all at one pace": (same, 2 * same, 2.0),
     }
     mistakes: dict[str, Function] = {
         "your weights sum to one; they sum to the number of tasks": lambda a, b, T: (a / b / T).softmax(0),
@@ -96,16 +109,18 @@ def check_dynamic_weights(
     return check(learner, cases, lambda a, b, T: len(a) * (a / b / T).softmax(0), mistakes)
 
 
+@exercise
 def check_projection(
     learner: Function,  # learner(g (parameters,), other (parameters,)) -> (parameters,)
 ) -> Verdict:
     "Is what goes against the other taken away, and only where they conflict?"
-    g = random_tensor(6)
+    draw = Draw()
+    g, h = draw(6), draw(2)
     cases = {
-        "a conflict": (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 2.0])),
-        "agreement": (torch.tensor([1.0, 1.0]), torch.tensor([0.5, 2.0])),
+        "a conflict": (h, torch.stack([-h[0] - h[1], h[0] - h[1]])),  # at an angle of 135 degrees
+        "agreement": (h, torch.stack([h[0] - h[1], h[0] + h[1]])),  # at one of 45
         "opposites": (g, -2 * g),
-        "six parameters": (g, -g + random_tensor(6, seed=1, size=1.0)),
+        "six parameters": (g, -g + draw(6, size=1.0)),
     }
 
     def project(g: Tensor, other: Tensor) -> Tensor:
@@ -130,11 +145,13 @@ def check_projection(
     return check(learner, cases, project, mistakes)
 
 
+@exercise
 def check_gradnorm_targets(
     learner: Function,  # learner(weights, norms, progress, alpha), each but alpha (tasks,) -> (tasks,)
 ) -> Verdict:
     "Is it the mean of the weighted norms, times (relative progress)^alpha?"
-    w, n, p = (random_tensor(3, seed=i).abs() + 0.1 for i in range(3))
+    draw = Draw()
+    w, n, p = (draw(3).abs() + 0.1 for _ in range(3))
     cases = {
         "three tasks": (w, n, p, 1.5),
         "alpha = 0": (w, n, p, 0.0),

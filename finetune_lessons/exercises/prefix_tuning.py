@@ -5,23 +5,29 @@ import math
 import torch
 from torch import Tensor
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
+
+exercise = Exercises(23)
 
 
-def _heads(tokens: int, n: int, width: int, size: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _heads(
+    draw: Draw, tokens: int, n: int, width: int, size: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     "Queries, keys and values of one head, and a prefix of n."
     rows = (tokens, tokens, tokens, n, n)
-    return tuple(random_tensor(r, width, seed=i, size=size) for i, r in enumerate(rows))  # type: ignore[return-value]
+    return tuple(draw(r, width, size=size) for r in rows)  # type: ignore[return-value]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
 
+@exercise
 def check_prefix_attention(
     learner: Function,  # learner(q, k, v (tokens, width), p_k, p_v (virtual tokens, width)) -> (tokens, width)
 ) -> Verdict:
     "Is it the attention of one head whose queries also see the prefix?"
+    draw = Draw()
 
     def solution(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
         return _attention(q, torch.cat([p_k, k]), torch.cat([p_v, v]))
@@ -40,9 +46,9 @@ def check_prefix_attention(
         return scores.softmax(0) @ torch.cat([p_v, v])
 
     cases = {
-        "one virtual token": _heads(4, 1, 8),
-        "as many virtual tokens as tokens": _heads(3, 3, 4),
-        "twenty virtual tokens": _heads(5, 20, 16),
+        "one virtual token": _heads(draw, 4, 1, 8),
+        "as many virtual tokens as tokens": _heads(draw, 3, 3, 4),
+        "twenty virtual tokens": _heads(draw, 5, 20, 16),
     }
     mistakes: dict[str, Function] = {
         "your attention does not see the prefix": lambda q, k, v, p_k, p_v: _attention(q, k, v),
@@ -55,10 +61,12 @@ def check_prefix_attention(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_prefix_mask(
     learner: Function,  # learner(mask (queries, keys), n) -> (queries, n + keys); True: is seen
 ) -> Verdict:
     "Is it the mask with n columns in front, which every query sees?"
+    draw = Draw()
 
     def columns(mask: Tensor, n: int, seen: bool) -> Tensor:
         return torch.full((len(mask), n), seen)
@@ -82,6 +90,7 @@ def check_prefix_mask(
         "a causal mask": (triangle, 3),
         "a causal mask over padding": (padded, 2),
         "one query that sees five keys": (torch.ones(1, 5, dtype=torch.bool), 2),
+        "a mask of any kind": (draw.wholes(0, 1, 5, 6).bool(), draw.whole(1, 9)),
     }
     mistakes: dict[str, Function] = {
         "your new columns stand behind the text's; the prefix stands in front": behind,
@@ -92,10 +101,12 @@ def check_prefix_mask(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_prefix_parameters(
     learner: Function,  # learner(layers, heads, key_heads, width, n) -> how many numbers a prefix has
 ) -> Verdict:
     "Is it the number of parameters of a prefix of n: keys and values, for each key head of each layer?"
+    draw = Draw()
 
     def solution(layers: int, heads: int, key_heads: int, width: int, n: int) -> int:
         return 2 * layers * n * key_heads * width // heads
@@ -107,6 +118,7 @@ def check_prefix_parameters(
         "minilm": (6, 12, 12, 384, 20),
         "smollm2 with three key heads for nine query heads": (30, 9, 3, 576, 20),
         "one virtual token": (2, 4, 2, 32, 1),
+        "any model": (draw.whole(6, 90), 12, 4, 12 * draw.whole(20, 90), draw.whole(2, 90)),
     }
     mistakes: dict[str, Function] = {
         "your prefix has keys, or values, but not both": keys_only,
@@ -119,10 +131,12 @@ def check_prefix_parameters(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_prefix_share(
     learner: Function,  # learner(q, k (tokens, width), p_k (virtual tokens, width)) -> (tokens,), from 0 to 1
 ) -> Verdict:
     "Is it lambda, the share of each query's attention that goes to the prefix, even for huge scores?"
+    draw = Draw()
 
     def weights(q: Tensor, k: Tensor, p_k: Tensor) -> Tensor:
         return (q @ torch.cat([p_k, k]).mT / math.sqrt(q.shape[-1])).softmax(-1)
@@ -137,7 +151,7 @@ def check_prefix_share(
         z, z_p = ((q @ x.mT / math.sqrt(q.shape[-1])).exp().sum(-1) for x in (k, p_k))
         return z_p / (z_p + z)
 
-    q, k, _, p_k, _ = _heads(5, 3, 8)
+    q, k, _, p_k, _ = _heads(draw, 5, 3, 8)
     cases = {
         "three virtual tokens": (q, k, p_k),
         "one virtual token": (q, k, p_k[:1]),
@@ -157,10 +171,12 @@ def check_prefix_share(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_flat_table(
     learner: Function,  # learner(table (n, 2 * layers * width), layers, heads, layer) -> (2, heads, n, width / heads)
 ) -> Verdict:
     "Are these the keys and values of one layer, out of peft's flat table?"
+    draw = Draw()
 
     def layer_columns(table: Tensor, layers: int, layer: int) -> Tensor:
         return table.view(len(table), layers, 2, -1)[:, layer]
@@ -179,7 +195,7 @@ def check_flat_table(
     def across(table: Tensor, layers: int, heads: int, layer: int) -> Tensor:
         return layer_columns(table, layers, layer).unflatten(-1, (-1, heads)).permute(1, 3, 0, 2)
 
-    tables = random_tensor(3, 2 * 2 * 8), random_tensor(5, 2 * 3 * 8, seed=1)
+    tables = draw(3, 2 * 2 * 8), draw(5, 2 * 3 * 8)
     cases = {
         "the first layer": (tables[0], 2, 2, 0),
         "the last layer": (tables[1], 3, 4, 2),
@@ -195,10 +211,12 @@ def check_flat_table(
     return check(learner, cases, solution, mistakes, 1e-6)
 
 
+@exercise
 def check_combination(
     learner: Function,  # learner(out_prefix, s_prefix, out_text, s_text); out (tokens, width), s (tokens,): logsumexp
 ) -> Verdict:
     "Are two attentions, each over its own keys, put together to the attention over all keys?"
+    draw = Draw()
 
     def solution(out_prefix: Tensor, s_prefix: Tensor, out_text: Tensor, s_text: Tensor) -> Tensor:
         return mix(torch.sigmoid(s_prefix - s_text), out_prefix, out_text)
@@ -213,7 +231,7 @@ def check_combination(
         return mix(s_prefix / (s_prefix + s_text), out_prefix, out_text)
 
     def parts(n: int, offset: float) -> tuple[Tensor, ...]:
-        q, k, v, p_k, p_v = _heads(5, n, 8)
+        q, k, v, p_k, p_v = _heads(draw, 5, n, 8)
         out = []
         for keys, values in ((p_k, p_v), (k, v)):
             scores = offset + q @ keys.mT / math.sqrt(8)

@@ -4,15 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune_lessons.exercises.check import Function, Verdict, check, random_tensor
+from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
+
+exercise = Exercises(24)
 
 IGNORED = -100
 
 
+@exercise
 def check_prepend(
     learner: Function,  # learner(prompt (n, d), embeddings (texts, tokens, d), mask) -> (texts, n + tokens, d + 1)
 ) -> Verdict:
     "Are the prompt's vectors in front of every text's, with the extended mask as one more column at the end?"
+    draw = Draw()
 
     def built(prompt: Tensor, words: Tensor, mask: Tensor, seen: float = 1.0, behind: bool = False) -> Tensor:
         everywhere = prompt.expand(len(words), -1, -1)
@@ -31,11 +35,11 @@ def check_prepend(
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
     cases = {
         "texts of one length": (
-            random_tensor(2, 3),
-            random_tensor(2, 4, 3, seed=1),
+            draw(2, 3),
+            draw(2, 4, 3),
             torch.ones(2, 4, dtype=torch.long),
         ),
-        "padded texts": (random_tensor(3, 2), random_tensor(3, 4, 2, seed=1), mask),
+        "padded texts": (draw(3, 2), draw(3, 4, 2), mask),
     }
     mistakes: dict[str, Function] = {
         "your mask hides the prompt: its tokens are real": lambda p, e, m: built(p, e, m, seen=0.0),
@@ -46,10 +50,12 @@ def check_prepend(
     return check(learner, cases, built, mistakes)
 
 
+@exercise
 def check_parameter_counts(
     learner: Function,  # learner(n, width, layers, r) -> tensor of three counts: prompt, prefix, LoRA
 ) -> Verdict:
     "Are these the trained numbers of a prompt, of a prefix in every layer, and of LoRA on two square matrices a layer?"
+    draw = Draw()
 
     def solution(n: int, width: int, layers: int, r: int) -> Tensor:
         return torch.tensor([n * width, 2 * n * width * layers, 2 * 2 * r * width * layers])
@@ -57,7 +63,8 @@ def check_parameter_counts(
     def scaled(prompt: float = 1, prefix: float = 1, lora: float = 1) -> Function:
         return lambda *sizes: solution(*sizes) * torch.tensor([prompt, prefix, lora])
 
-    cases = {"minilm": (20, 384, 6, 8), "a model of other sizes": (5, 576, 30, 4)}
+    other = draw.whole(2, 30), draw.whole(400, 2000), draw.whole(7, 60), draw.whole(2, 32)
+    cases = {"minilm": (20, 384, 6, 8), "a model of other sizes": other}
     mistakes: dict[str, Function] = {
         "your prompt is counted in every layer: it stands at the input only": lambda n, d, layers, r: (
             solution(n, d, layers, r) * torch.tensor([layers, 1, 1])
@@ -74,10 +81,12 @@ def check_parameter_counts(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_class_logits(
     learner: Function,  # learner(logits (texts, tokens, vocabulary), attention_mask, word_ids) -> (texts, classes)
 ) -> Verdict:
     "Are they the class words' logits after the last real token of each text, padded on the right?"
+    draw = Draw()
 
     def at(logits: Tensor, place: Tensor, word_ids: Tensor) -> Tensor:
         return logits[torch.arange(len(logits)), place % logits.shape[1]][:, word_ids]
@@ -93,7 +102,7 @@ def check_class_logits(
 
     full = torch.ones(3, 6, dtype=torch.long)
     padded = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]])
-    logits, word_ids = random_tensor(3, 6, 9), torch.tensor([7, 2])
+    logits, word_ids = draw(3, 6, 9), draw.order(9)[:2]
     cases = {"padded texts": (logits, padded, word_ids), "texts of one length": (logits, full, word_ids)}
     mistakes: dict[str, Function] = {
         "you read the last column, which is padding in a short text": last_column,
@@ -106,10 +115,12 @@ def check_class_logits(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_nearest(
     learner: Function,  # learner(vectors (n, d), table (vocabulary, d)) -> word numbers (n,)
 ) -> Verdict:
     "Is it, for each vector, the number of the word whose embedding has the greatest cosine with it?"
+    draw = Draw()
 
     def solution(vectors: Tensor, table: Tensor) -> Tensor:
         return (F.normalize(vectors, dim=-1) @ F.normalize(table, dim=-1).T).argmax(-1)
@@ -117,11 +128,11 @@ def check_nearest(
     def farthest(vectors: Tensor, table: Tensor) -> Tensor:
         return (F.normalize(vectors, dim=-1) @ F.normalize(table, dim=-1).T).argmin(-1)
 
-    sizes = torch.logspace(-1, 1, 40)[torch.randperm(40, generator=torch.Generator().manual_seed(2))]
-    table = random_tensor(40, 6) * sizes.unsqueeze(-1)
-    known = torch.tensor([3, 39, 0])
+    sizes = torch.logspace(-1, 1, 40)[draw.order(40)]
+    table = draw(40, 6) * sizes.unsqueeze(-1)
+    known = draw.order(40)[:3]
     cases = {
-        "vectors of random directions": (random_tensor(8, 6, seed=1), table),
+        "vectors of random directions": (draw(8, 6), table),
         "words of the table, made longer": (5 * table[known], table),
     }
     mistakes: dict[str, Function] = {
@@ -136,10 +147,12 @@ def check_nearest(
     return check(learner, cases, solution, mistakes)
 
 
+@exercise
 def check_prompt_labels(
     learner: Function,  # learner(input_ids (texts, tokens), attention_mask, n) -> labels (texts, n + tokens)
 ) -> Verdict:
     "Are they the tokens, with -100 for n virtual tokens in front and for the padding, and not shifted?"
+    draw = Draw()
 
     def solution(ids: Tensor, mask: Tensor, n: int, front: int = IGNORED, behind: bool = False) -> Tensor:
         labels = ids.masked_fill(mask == 0, IGNORED)
@@ -151,7 +164,7 @@ def check_prompt_labels(
     def shifted(ids: Tensor, mask: Tensor, n: int) -> Tensor:
         return F.pad(solution(ids, mask, n)[:, 1:], (0, 1), value=IGNORED)
 
-    ids = torch.randint(1, 50, (3, 5), generator=torch.Generator().manual_seed(0))
+    ids = draw.wholes(1, 50, 3, 5)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     cases = {"texts of one length": (ids, torch.ones_like(ids), 2), "padded texts": (ids, mask, 3)}
     mistakes: dict[str, Function] = {
