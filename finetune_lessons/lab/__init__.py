@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
     from finetune_lessons.lab.reports.compare import save_results as save_results
     from finetune_lessons.lab.reports.compare import load_results as load_results
     from finetune_lessons.lab.reports.compare import reference_results as reference_results
+    from finetune_lessons.lab.reports.diagnose import diagnose as diagnose
     from finetune_lessons.lab.reports.plots import new_figure as new_figure
     from finetune_lessons.lab.reports.plots import plot_runs as plot_runs
     from finetune_lessons.lab.reports.plots import plot_comparison as plot_comparison
@@ -61,6 +62,7 @@ _NAMES_OF = {
     "training.activations": ("ActivationCache",),
     "training.metrics": ("expected_calibration_error",),
     "reports.compare": ("compare", "summary", "save_results", "load_results", "reference_results"),
+    "reports.diagnose": ("diagnose",),
     "reports.plots": ("new_figure", "plot_runs", "plot_comparison", "plot_confusion", "plot_calibration"),
     "reports.drawing": ("draw_model",),
     "panel.panel": ("Panel", "LogRange"),
