@@ -22,7 +22,10 @@ def test_lessons_have_unique_numbers_and_names():
     assert len(set(numbers)) == len(set(names)) == len(lessons())
 
 
-@pytest.mark.parametrize("path", [*lessons(), NBS / "benchmarks.ipynb"], ids=lambda path: path.stem)
+PAGES = [NBS / "benchmarks.ipynb", NBS / "why_does_my_loss_not_fall.ipynb"]
+
+
+@pytest.mark.parametrize("path", [*lessons(), *PAGES], ids=lambda path: path.stem)
 def test_notebook_runs(path):
     notebook = execute(path, "smoke")
     assert outputs(notebook)
