@@ -1,4 +1,4 @@
-"""What a panel costs: training with it against training without, a draw, and the first frame after Run."""
+"""What a panel costs: training with it against training without, a draw, the first frame after Run, and memory."""
 
 import threading
 import time
@@ -8,6 +8,7 @@ from typing import Any
 
 PAIRS = 10
 DRAWS = 200
+RUNS = 9
 
 
 def bench_panel() -> None:
@@ -53,6 +54,9 @@ def measure() -> None:
     print(f"processor time               {busier:8.1f} % more, which other programs do not disturb")
     print(f"a draw of {len(panel.results):2} runs           {1000 * _draw(panel):8.2f} ms")
     print(f"the first frame after Run    {1000 * median(frames):8.0f} ms")
+    first, last = _memory_of_runs()
+    print(f"memory after the first run   {first:8.0f} MB, of full fine-tuning in a panel of its own")
+    print(f"memory after run {RUNS}           {last:8.0f} MB, {last - first:+.0f} MB")
 
 
 def _make_run_on_a_loaded_model() -> Callable[..., Any]:
@@ -76,6 +80,31 @@ def _make_run_on_a_loaded_model() -> Callable[..., Any]:
         return Run(model, tokenizer, data, loss=loss, lr=1e-5, epochs=1, batch_size=8, seed=seed)
 
     return make_run
+
+
+def _memory_of_runs() -> tuple[float, float]:
+    "Megabytes of this process after the first and the last of several runs, each of which trains a model of its own."
+    import psutil
+
+    from finetune_lessons.cross_entropy import classification_loss
+    from finetune_lessons.lab.data.datasets import load_data
+    from finetune_lessons.lab.models.loading import load_encoder
+    from finetune_lessons.lab.panel.panel import Panel
+    from finetune_lessons.lab.training.run import Run
+
+    data = load_data("movies", n_train=200, n_eval=50, seed=0)
+
+    def make_run(seed: int = 0, batch_size: int = 16) -> Run:
+        model, tokenizer = load_encoder("minilm", num_labels=2, seed=seed)
+        return Run(model, tokenizer, data, loss=classification_loss, epochs=1, batch_size=batch_size, seed=seed)
+
+    panel, used = Panel(make_run, seed=range(RUNS), batch_size=[8, 16, 32, 64]), []
+    for seed in range(RUNS):
+        panel.knobs.set(seed=seed, batch_size=(8, 16, 32, 64)[seed % 4])
+        panel.start()
+        panel.wait()
+        used.append(psutil.Process().memory_info().rss / 1e6)
+    return used[0], used[-1]
 
 
 def _clocks() -> tuple[float, float]:

@@ -21,7 +21,6 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
     expect(panel.button("Run")).to_be_disabled()
     panel.field("Your prediction").focus()
     page.keyboard.type("about 0.3")
-    page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(panel.button("Run")).to_be_enabled()
 
@@ -53,10 +52,14 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
 
     panel.field("steps").select_option("60")
     panel.set("learning rate", "0.3")
+    expect(panel.field("Your prediction")).to_have_value("")
+    panel.set("Your prediction", "lower than run 1")
+    expect(panel.status).to_contain_text("You predicted: lower than run 1.")
     panel.run_to_end(2)
-    expect(panel.status).to_contain_text("You predicted: about 0.3.")
+    expect(panel.status).to_contain_text("You predicted: lower than run 1.")
     panel.set("learning rate", "0.1")
     panel.run_to_end(3)
+    expect(panel.status).not_to_contain_text("predicted")
     labels = panel.plot.locator(".ftl-main .ftl-label")
     expect(labels).to_have_count(3)
     assert sorted(labels.all_text_contents()) == ["run 1", "run 2", "run 3"]
@@ -83,9 +86,21 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
     )
 
     panel.button("Reset").click()
-    expect(panel.rows).to_have_count(0)
     expect(panel.field("learning rate")).to_have_value("0.01")
-    expect(panel.button("Run")).to_be_disabled()
+    expect(panel.rows).to_have_count(2)
+    expect(panel.status).to_contain_text("2 runs stay")
+
+    panel.field("Like").select_option("run 2")
+    expect(panel.field("learning rate")).to_have_value("0.3")
+    panel.field("from").select_option("its last step")
+    panel.field("from").select_option("the start")
+    panel.set("learning rate", "0.2")
+    panel.run_to_end(4)
+    expect(panel.rows.last).to_contain_text("run 2, but lr=0.2")
+
+    panel.field("Remove run").select_option("all runs")
+    panel.button("Remove").click()
+    expect(panel.rows).to_have_count(0)
 
 
 def test_a_slider_is_moved_by_mouse(open_lab):
@@ -100,6 +115,38 @@ def test_a_slider_is_moved_by_mouse(open_lab):
     expect(panel.field("learning rate")).not_to_have_value("0.01")
     panel.run_to_end(1)
     expect(panel.rows.first.locator("td").first).to_have_text(panel.field("learning rate").input_value())
+
+
+def test_a_value_out_of_reach_is_answered_in_words(open_lab):
+    panel = open_lab("plain").run_all().panel()
+    for _ in range(2):
+        panel.set("learning rate", "1e9")
+        expect(panel.root.get_by_role("alert")).to_have_text("100 is the highest here; 1e+09 was asked.")
+        expect(panel.field("learning rate")).to_have_value("100")
+        panel.set("learning rate", "0.1")
+        expect(panel.root.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("width", [1400, 800])
+def test_the_curves_are_in_view_beside_the_controls(open_lab, width):
+    panel = open_lab("shown", width).run_all().panel()
+    expect(panel.rows).to_have_count(4)
+    top, chart = panel.root.bounding_box(), panel.plot.locator(".ftl-main").bounding_box()
+    assert chart["y"] + chart["height"] - top["y"] < 700  # of the 900 pixels of a small screen
+
+
+def test_the_interrupt_button_of_the_kernel_stops_a_run(open_lab):
+    lab = open_lab("plain").run_all()
+    panel = lab.panel()
+    panel.field("steps").select_option("60000")
+    panel.button("Run").click()
+    panel.wait_for_step(1)
+    lab.page.get_by_role("button", name="Interrupt the kernel").click()
+    expect(panel.status).to_contain_text("by the kernel's interrupt. Resume goes on from here.")
+    panel.button("Resume").click()
+    panel.wait_for_step(panel.step() + 1)
+    panel.button("Stop").click()
+    expect(panel.status).to_contain_text("is stopped")
 
 
 def test_a_failure_is_a_sentence_and_the_panel_stays_usable(open_lab):
@@ -162,12 +209,22 @@ def test_the_panel_is_accessible_and_fits(open_lab, axe, tmp_path, width, dark):
     panel.root.screenshot(path=tmp_path / f"panel-{width}-{'dark' if dark else 'light'}.png")
 
 
-def test_a_kernel_restart_in_the_middle_leaves_nothing_behind(open_lab):
+def test_a_kernel_restart_in_the_middle_is_said_and_leaves_nothing_behind(open_lab):
     lab = open_lab("restart").run_all()
     panel = lab.panel()
     panel.field("steps").select_option("60000")
     panel.button("Run").click()
     panel.wait_for_step(1)
+    lab.page.get_by_role("button", name="Restart the kernel", exact=True).click()
+    lab.page.get_by_role("button", name="Confirm Kernel Restart").click()
+    gone = panel.root.locator(".ftl-lost")
+    expect(gone).to_be_visible()
+    expect(gone).to_have_text(re.compile(r"restarted or shut down: run 1 ended at step [\d,]+\. Run this cell again"))
+    expect(panel.status).to_be_hidden()
+    expect(panel.button("Run")).to_be_hidden()
+    expect(panel.plot).to_be_visible()
+    assert panel.root.evaluate("panel => getComputedStyle(panel, '::before').content") == "none"
+
     lab.menu("Kernel", "Restart Kernel and Run All Cells")
     lab.page.get_by_role("button", name="Confirm Kernel Restart").click()
     expect(panel.status).to_have_text("Ready.")

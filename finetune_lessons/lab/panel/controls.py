@@ -73,18 +73,56 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and -limit <= value <= limit
 
 
+@dataclass(frozen=True)
+class Range:
+    "The numbers that a slider reaches."
+
+    low: float
+    high: float
+    whole: bool
+
+    @classmethod
+    def of(cls, slider: widgets.Widget) -> "Range":
+        low, high = slider.min, slider.max
+        if isinstance(slider, widgets.FloatLogSlider):
+            low, high = (float(f"{slider.base**power:.12g}") for power in (low, high))
+        return cls(low, high, isinstance(slider, widgets.IntSlider))
+
+    def holds(self, value: Any) -> bool:
+        return _is_number(value) and bool(self.low <= value <= self.high) and self.nearest(value) == value
+
+    def nearest(self, value: Any) -> Any:
+        inside = min(max(value, self.low), self.high)
+        return round(inside) if self.whole else inside
+
+    def remark(self, asked: float) -> str:
+        "What became of a number that was typed, where it is another one now."
+        if asked > self.high:
+            return f"{self.high:g} is the highest here; {asked:g} was asked."
+        if asked < self.low:
+            return f"{self.low:g} is the lowest here; {asked:g} was asked."
+        return "" if self.holds(asked) else f"Whole numbers only: {self.nearest(asked):g} is taken for {asked:g}."
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
 def field_of(slider: widgets.Widget) -> widgets.Widget:
-    "The field for the number that the slider shows."
+    "The field for the number that the slider shows. It takes any number: one out of reach is answered in words."
     slider.readout = False
-    if isinstance(slider, widgets.IntSlider):
-        return widgets.BoundedIntText(slider.value, min=slider.min, max=slider.max, step=slider.step)
-    if isinstance(slider, widgets.FloatLogSlider):
-        low, high = (float(f"{slider.base**power:.12g}") for power in (slider.min, slider.max))
-        return widgets.BoundedFloatText(slider.value, min=low, max=high, step=low)
-    return widgets.BoundedFloatText(slider.value, min=slider.min, max=slider.max, step=slider.step)
+    step = Range.of(slider).low if isinstance(slider, widgets.FloatLogSlider) else slider.step
+    return widgets.FloatText(slider.value, step=step)
 
 
 def classed(widget: widgets.Widget, *names: str) -> widgets.Widget:
     for name in names:
         widget.add_class(name)
     return widget
+
+
+def set_options(control: widgets.Dropdown, options: list[tuple[str, Any]]) -> None:
+    "New choices, with the old choice where it is still one."
+    value = control.value
+    control.options = options
+    if value in [v for _, v in options]:
+        control.value = value

@@ -5,7 +5,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from finetune_lessons.lab.panel.loop import Loop
+from finetune_lessons.lab.panel.interrupts import on_interrupt_of_an_idle_kernel
+from finetune_lessons.lab.panel.loop import Loop, interrupt_all
 from finetune_lessons.lab.panel.view import PanelView
 
 TICK = 0.1  # seconds of training in one call of the browser
@@ -25,6 +26,7 @@ class Drive:
         self.kind = kind or ("pump" if "google.colab" in sys.modules else "thread")
         self._loop, self._view = loop, view
         self._requested: Callable[[], None] | None = None
+        self._timer = threading.Timer(PATIENCE, self._start_requested)
         view.on_tick(self._tick)
 
     def request(self, start: Callable[[], None]) -> None:
@@ -34,20 +36,20 @@ class Drive:
         after it has heard of the click comes after those values; without a tick, the run starts all the same.
         """
         with self._loop.lock:
-            if self._requested or not self._loop.idle.is_set():
+            if self._requested:
                 return
             self._requested = start
-        self._view.run.disabled = True
         self._view.tick(True)
-        timer = threading.Timer(PATIENCE, self._start_requested)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(PATIENCE, self._start_requested)
+        self._timer.daemon = True
+        self._timer.start()
 
     def launch(self) -> None:
         "Let the loop, which has begun, train."
         if self.kind == "pump":
             self._view.tick(True)
         else:
+            on_interrupt_of_an_idle_kernel(interrupt_all)
             name = f"panel run {self._loop.traces[-1].number}"
             threading.Thread(target=self._loop.advance, daemon=True, name=name).start()
 
@@ -62,8 +64,9 @@ class Drive:
         with self._loop.lock:
             start, self._requested = self._requested, None
         if start:
-            self._view.tick(self.kind == "pump")
+            self._timer.cancel()
             start()
+            self._view.tick(self.kind == "pump" and not self._loop.idle.is_set())
 
     def _tick(self, seconds: float = TICK) -> None:
         "One call of the browser: train for a while, in the kernel's own thread."

@@ -6,11 +6,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from finetune_lessons.lab.panel.controls import classed
+from finetune_lessons.lab.panel.bars import Axes
 from finetune_lessons.lab.panel.errors import explain, settings
+from finetune_lessons.lab.panel.frame import framed, side_by_side
 from finetune_lessons.lab.panel.knobs import Knobs, refuse_taken_names
 from finetune_lessons.lab.panel.pictures import picture, still
-from finetune_lessons.lab.panel.style import STYLE
 from finetune_lessons.lab.panel.view import failure
 
 
@@ -25,8 +25,9 @@ def explore(
 ) -> "Explorer":
     """Show `function(**values)`, drawn again whenever a knob moves.
 
-    A dict of numbers is drawn as bars, a dict of sequences (of y, or a pair of x and y) as lines, a matrix as a
-    map of colours; a matplotlib figure, or anything else that notebooks can show, as it is.
+    A dict of numbers is drawn as bars, a dict of sequences (of y, or a pair of x and y) as lines; names that end in
+    different units behind a comma ("loss, nats") get an axis for each unit. A matrix is drawn as a map of colours; a
+    matplotlib figure, or anything else that notebooks can show, as it is.
     """
     refuse_taken_names(function, {"hide": hide, "lock": lock, "help": help, "xlabel": xlabel != "x"})
     return Explorer(function, Knobs(function, knobs, explanations=help, hide=hide, lock=lock), xlabel)
@@ -38,10 +39,8 @@ class Explorer:
     def __init__(self, function: Callable[..., Any], knobs: Knobs, xlabel: str):
         self.function, self.knobs, self.xlabel = function, knobs, xlabel
         self.result: Any = None
-        self._picture = widgets.HTML()
-        self.widget = classed(
-            widgets.VBox([widgets.HTML(STYLE, layout={"display": "none"}), knobs.box(), self._picture]), "ftl-panel"
-        )
+        self._picture, self._axes = widgets.HTML(), Axes()
+        self.widget = framed([side_by_side([knobs.box()], [self._picture])])
         knobs.observe(self._draw)
         self._draw()
 
@@ -58,7 +57,7 @@ class Explorer:
         try:
             self.result = self.function(**values)
             during = "drawing the result"
-            self._picture.value = picture(self.result, self.xlabel)
+            self._picture.value = picture(self.result, self.xlabel, self._axes)
             self._drawn = True
         except Exception as error:
             said = explain(error, during, values, self.knobs.moved(values))
@@ -67,7 +66,7 @@ class Explorer:
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": repr(self)}
-        return {**bundle, **(still(self.result, self.xlabel) if self._drawn else {})}
+        return {**bundle, **(still(self.result, self.xlabel, self._axes) if self._drawn else {})}
 
     def __repr__(self) -> str:
         return f"explore {getattr(self.function, '__name__', '')}: {settings(self.values)}"

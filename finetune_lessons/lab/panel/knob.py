@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from traitlets import TraitError
 
 from finetune_lessons.lab.panel.choices import Choices, choices_of, same, short
-from finetune_lessons.lab.panel.controls import SLIDERS, LogRange, classed, field_of, make_control
+from finetune_lessons.lab.panel.controls import SLIDERS, LogRange, Range, classed, field_of, make_control
 from finetune_lessons.lab.panel.names import KNOWN
 
 _SELECTIONS = (
@@ -32,15 +32,17 @@ class Knob:
         self._choices = choices_of(name, spec)
         widget = self._choices.dropdown() if self._choices else make_control(name, spec, default)
         self.slider = widget if isinstance(widget, SLIDERS) else None
+        self.range = Range.of(widget) if self.slider else None
         self.control = field_of(widget) if self.slider else widget
         self.control.description = widget.description or label
         self.locked = False
+        self._note = widgets.HTML()
         if self._choices and (position := self._choices.position(default)) is not None:
             widget.index = position
         self._check_start(spec, default)
         self.start = self.value
         self.changed: Callable[[], None] = lambda: None
-        self._sliding = False
+        self._sliding = self._correcting = False
         self.control.observe(self._on_change, "value")
         if self.slider:
             self.slider.observe(lambda change: self._on_slide(widget, change["new"]), "value")
@@ -48,7 +50,8 @@ class Knob:
     @property
     def value(self) -> Any:
         if (choices := self.choices) is None or self.control.index is None:
-            return self.control.value
+            value = self.control.value
+            return int(value) if self.range and self.range.whole else value
         return choices.values[self.control.index]
 
     @property
@@ -89,8 +92,11 @@ class Knob:
             raise ValueError(self._refusal(value))
 
     def _put(self, value: Any) -> None:
+        if self.range and not self.range.holds(value):
+            raise ValueError(value)
         if (choices := self.choices) is None:
             self.control.value = value
+            self._say("")
         else:
             position = choices.position(value)
             if position is None:
@@ -107,15 +113,34 @@ class Knob:
         row: list[widgets.Widget] = [self.control]
         if self.slider:
             row.append(self.slider)
+        self._say("")
+        return classed(widgets.VBox([classed(widgets.HBox(row), "ftl-control"), self._note]), "ftl-knob")
+
+    def _say(self, remark: str) -> None:
+        "The explanation, with a remark on what was typed."
         name = f"<code>{escape(self.name)}</code>" if self.control.description != self.name else ""
-        notes = [name, escape(self.unit), escape(self.explanation), "locked" if self.locked else ""]
-        note = widgets.HTML(f'<div class="ftl-note">{" · ".join(filter(None, notes))}</div>')
-        return classed(widgets.VBox([classed(widgets.HBox(row), "ftl-control"), note]), "ftl-knob")
+        reach = " ".join(filter(None, [str(self.range or ""), self.unit]))
+        notes = [name, escape(reach), escape(self.explanation), "locked" if self.locked else ""]
+        said = f'<div class="ftl-said" role="alert">{escape(remark)}</div>' if remark else ""
+        self._note.value = f'<div class="ftl-note">{" · ".join(filter(None, notes))}</div>{said}'
 
     def _on_change(self, change: Any) -> None:
+        if self._correcting:
+            return
+        if self.range:
+            self._correct(self.range, change["new"])
         if self.slider and not self._sliding:
             self.slider.value = self.value
         self.changed()
+
+    def _correct(self, reach: Range, asked: float) -> None:
+        "Take the nearest number that the knob reaches, and say so."
+        self._say(reach.remark(asked))
+        self._correcting = True
+        try:
+            self.control.value = reach.nearest(asked)
+        finally:
+            self._correcting = False
 
     def _on_slide(self, slider: widgets.Widget, value: Any) -> None:
         "Take over what the mouse did. A page that shows a value between two steps moves its slider to the nearer one."
@@ -138,6 +163,8 @@ class Knob:
 
     def _refusal(self, value: Any) -> str:
         low, high = (getattr(self.control, name, None) for name in ("min", "max"))
+        if self.range:
+            low, high = self.range.low, self.range.high
         if (choices := self.choices) is not None:
             allowed = f"one of {short(', '.join(choices.labels), 500)}"
         elif isinstance(low, (int, float)) and isinstance(high, (int, float)):

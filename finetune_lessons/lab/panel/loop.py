@@ -12,10 +12,13 @@ from weakref import WeakSet
 from finetune_lessons.lab.panel.choices import label_of
 from finetune_lessons.lab.panel.errors import explain, out_of_memory
 from finetune_lessons.lab.panel.knobs import Knobs
+from finetune_lessons.lab.panel.last_steps import LastSteps
+from finetune_lessons.lab.panel.memory import collect, trim
 from finetune_lessons.lab.panel.traces import Trace
 from finetune_lessons.lab.panel.view import PanelView
 
 REDRAW_EVERY = 0.2  # seconds
+INTERRUPT = ", by the kernel's interrupt"
 _END = object()
 _loops: "WeakSet[Loop]" = WeakSet()
 
@@ -32,14 +35,15 @@ class Loop:
     ):
         self.latest: Any = None  # what make_run returned last
         self.traces: list[Trace] = []
-        self.guess: str | None = None  # the learner's prediction
         self.closed = False
         self.lock = threading.RLock()  # of whoever starts or ticks
         self.idle = threading.Event()
         self._make_run, self._knobs, self._view, self._on_rest = make_run, knobs, view, on_rest
         self._steps: Iterator[Any] | None = None
-        self._made = 0
+        self._made, self._kept = 0, LastSteps()
+        self._held: int | None = None  # the run that `latest` is of
         self._stop, self._saying = threading.Event(), threading.Lock()
+        self._stopped_by = ""  # in words, where it was not the Stop button
         self._next_draw = 0.0
         _loops.add(self)
 
@@ -54,14 +58,16 @@ class Loop:
                 return False
             self.idle.clear()
             self._stop.clear()
+            self._stopped_by = ""
         if not again:
-            self.latest = self._steps = None  # free the last run before the next one is built
+            self._steps = None
             self._made += 1
-            self.traces.append(Trace(self._made, self._knobs.values, self.guess))
+            self.traces.append(self._new_trace())
         trace = self.traces[-1]
         trace.outcome = "running"
+        self.draw()
         self._next_draw = 0.0
-        self._view.results.show(self.traces)
+        self._view.show(self.traces)
         self.enable()
         self._view.say(f"Run {trace.number} is training." if again else f"Run {trace.number} is being built.")
         return True
@@ -74,7 +80,7 @@ class Loop:
             if self._steps is None:
                 self._steps = self._build(trace)
             while not self._stop.is_set():
-                during = f"training step {trace.steps}"
+                during = f"training step {trace.first + trace.steps}"
                 before = time.perf_counter()
                 step = next(self._steps, _END)
                 now = time.perf_counter()
@@ -88,6 +94,7 @@ class Loop:
                     return True
             self._end(trace, "stopped")
         except KeyboardInterrupt:
+            self._stopped_by = INTERRUPT
             self._end(trace, "stopped")
             raise
         except (Exception, SystemExit) as error:
@@ -96,6 +103,12 @@ class Loop:
                 raise
         return False
 
+    def interrupt(self) -> None:
+        "End `advance` after its current step. Safe in a handler of a signal: it sends nothing."
+        if not self.idle.is_set():
+            self._stopped_by = INTERRUPT
+            self._stop.set()
+
     def stop(self) -> None:
         "End `advance` after its current step."
         if not self.idle.is_set():
@@ -103,23 +116,26 @@ class Loop:
             self._view.stop.disabled = True
             self._say_if_busy("Stopping after this step.")
 
+    def trace(self, number: int) -> Trace:
+        for trace in self.traces:
+            if trace.number == number:
+                return trace
+        raise ValueError(f"there is no run {number}; there are {[t.number for t in self.traces]}")
+
     def remove(self, number: int) -> None:
-        trace = next((trace for trace in self.traces if trace.number == number), None)
-        if trace is None:
-            raise ValueError(f"there is no run {number}; there are {[t.number for t in self.traces]}")
+        trace = self.trace(number)
         if trace.outcome == "running":
             return
         if trace is self.traces[-1]:
             self._steps = None
+        if number == self._held:
+            self.latest = self._held = None
+            collect()
         self.traces.remove(trace)
-        self._view.results.show(self.traces)
+        self._kept.forget(number)
+        self._view.show(self.traces)
         self.draw()
         self.enable()
-
-    def clear(self) -> None:
-        "Forget all runs."
-        self.traces, self._made, self.guess = [], 0, None
-        self.latest = self._steps = None
 
     def draw(self) -> None:
         self._view.draw(self.traces, self.latest)
@@ -131,7 +147,7 @@ class Loop:
     def rest(self, text: str, error: str = "") -> None:
         "Nothing trains: show where things stand. The status comes last, so that who reads it finds the rest done."
         self.draw()
-        self._view.results.show(self.traces)
+        self._view.show(self.traces)
         self._on_rest()
         self._view.enable(busy=False, resumable=self.resumable)
         with self._saying:
@@ -139,10 +155,20 @@ class Loop:
             self.idle.set()
         if self.closed:
             self._view.close()
+        trim()
+
+    def _new_trace(self) -> Trace:
+        trace = Trace(self._made, self._knobs.values, self._view.prediction.hand_over())
+        self._view.like.mark(trace, self.traces)
+        return trace
 
     def _build(self, trace: Trace) -> Iterator[Any]:
-        self.latest = self._make_run(**trace.values)
+        self._release()
+        self.latest, self._held = self._make_run(**trace.values), trace.number
         steps = _steps_of(self.latest)
+        if trace.parent is not None and trace.goes_on:
+            self._kept.go_on(trace.parent, self.latest)
+            trace.first = self.latest.index
         try:
             trace.total = len(self.latest)
         except TypeError:  # it has no length, or cannot tell it
@@ -150,12 +176,22 @@ class Loop:
         self._say_if_busy(f"Run {trace.number} is training.")
         return steps
 
+    def _release(self) -> None:
+        "Free the last run before the next one is built; where it ended stays in a file."
+        if self.latest is None:
+            return
+        if self._held in [trace.number for trace in self.traces]:
+            self._kept.keep(self._held, self.latest)
+        self.latest = self._held = None
+        collect()
+
     def _end(self, trace: Trace, outcome: str) -> None:
         trace.outcome = outcome
         loss = f"loss {trace.loss:.4g}" if trace.steps else "it gave none"
         sentences = {
             "done": f"Run {trace.number} is done after {trace.steps:,} steps: {loss}.",
-            "stopped": f"Run {trace.number} is stopped after {trace.steps:,} steps. Resume goes on from here.",
+            "stopped": f"Run {trace.number} is stopped after {trace.steps:,} steps{self._stopped_by}. "
+            "Resume goes on from here.",
         }
         guess = f" You predicted: {trace.guess}." if trace.guess is not None and outcome == "done" else ""
         self.rest(sentences[outcome] + guess)
@@ -164,7 +200,7 @@ class Loop:
         trace.outcome = "failed"
         self._steps = None
         if out_of_memory(error):
-            self.latest = None
+            self.latest = self._held = None
         said = explain(error, during, trace.values, self._knobs.moved(trace.values))
         self.rest(said, "".join(traceback.format_exception(error)))
 
@@ -183,6 +219,12 @@ def _steps_of(run: Any) -> Iterator[Any]:
         f"the function must return a Run, or something else that gives a loss at each step; it returned {label_of(run)}"
         f" ({type(run).__name__}).{missing}"
     )
+
+
+def interrupt_all() -> None:
+    "End what trains in any panel."
+    for loop in list(_loops):
+        loop.interrupt()
 
 
 @atexit.register

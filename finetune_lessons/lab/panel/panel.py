@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_lessons.lab.panel.cells import replace_panels_of_this_cell
+from finetune_lessons.lab.panel.choices import same
 from finetune_lessons.lab.panel.charts import charts_of
 from finetune_lessons.lab.panel.code import code_for
 from finetune_lessons.lab.panel.controls import LogRange
@@ -12,6 +13,7 @@ from finetune_lessons.lab.panel.errors import settings
 from finetune_lessons.lab.panel.knobs import Knobs, listed, refuse_taken_names
 from finetune_lessons.lab.panel.live_plot import png
 from finetune_lessons.lab.panel.loop import Loop
+from finetune_lessons.lab.panel.results import ALL
 from finetune_lessons.lab.panel.state import read_state
 from finetune_lessons.lab.panel.traces import Trace
 from finetune_lessons.lab.panel.view import PanelView
@@ -113,14 +115,30 @@ class Panel:
         "Wait until nothing trains any more; False if that takes longer than `timeout` seconds."
         return self._drive.wait(timeout)
 
+    def run_like(self, number: int, /, from_last_step: bool = False, **changes: Any) -> Any:
+        """Train a run like an earlier one but for these changes, from the start or from where that one ended.
+
+        Where it had come to its end, as many epochs again follow. Returns what make_run returned.
+        """
+        self._view.like.choose(self._trace(number).number, from_last_step)
+        try:
+            return self.run(**{**self._trace(number).values, **changes})
+        finally:
+            self._view.like.choose(0)
+
     def reset(self) -> None:
-        "Start over: the knobs at their start values, no runs, no prediction."
+        "The knobs at their start values. The runs stay: `remove` takes one away, `clear` all."
         if not self._loop.idle.is_set():
             return
-        self._loop.clear()
+        self._view.like.choose(0)
         self.knobs.reset()
-        self._view.clear_guess()
-        self._loop.rest("Ready.")
+        runs = f" {len(self._traces)} runs stay, until you remove them." if self._traces else ""
+        self._loop.rest(f"Ready, with the settings of the start.{runs}" if runs else "Ready.")
+
+    def clear(self) -> None:
+        "Take all runs out of the plot and the table."
+        for trace in list(self._traces):
+            self.remove(trace.number)
 
     def remove(self, number: int) -> None:
         "Take a run out of the plot and the table."
@@ -142,6 +160,9 @@ class Panel:
 
     def _show_code(self) -> None:
         code = code_for(self._make_run, self.knobs.values, self.latest)
+        newest = self._traces[-1] if self._traces else None
+        if newest and newest.goes_on and same(newest.values, self.knobs.values):
+            code = f"# {newest.name} was like {newest.like}; this is it from the start\n{code}"
         self._view.set_code(f"{code}# the same settings for a panel: {self.state}\n")
 
     def _connect(self) -> None:
@@ -151,23 +172,39 @@ class Panel:
             (view.stop, self.stop),
             (view.resume, self.resume),
             (view.reset, self.reset),
-            (view.commit, self._commit),
             (view.results.remove, self._remove_chosen),
         ):
             button.on_click(lambda _, action=action: action())
+        view.prediction.on_commit(lambda: self._drive.request(self._commit))
+        view.like.run.observe(lambda change: self._take_settings(change["new"]), "value")
         view.results.on_pick(self._draw)
         self.knobs.observe(self._show_code)
 
     def _request(self) -> None:
-        self._drive.request(self.start)
+        if self._loop.idle.is_set():
+            self._view.run.disabled = True
+            self._drive.request(self.start)
 
     def _commit(self) -> None:
-        self._loop.guess = guess = self._view.take_guess()
+        guess = self._view.prediction.close()
         self._loop.enable()
-        self._view.say(f"You predicted: {guess}." if guess else "Write down a prediction first.")
+        if self._loop.idle.is_set():
+            self._view.say(f"You predicted: {guess}. Now Run." if guess else "Write down a prediction first.")
+
+    def _take_settings(self, number: int) -> None:
+        if number:
+            self.knobs.set(**self._trace(number).values)
+            if self._loop.idle.is_set():
+                self._view.say(f"The settings of run {number}. Change one, then Run.")
+
+    def _trace(self, number: int) -> Trace:
+        return self._loop.trace(number)
 
     def _remove_chosen(self) -> None:
-        if number := self._view.results.victim.value:
+        number = self._view.results.victim.value
+        if number == ALL:
+            self.clear()
+        elif number:
             self.remove(number)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -176,7 +213,7 @@ class Panel:
             view = {"version_major": 2, "version_minor": 0, "model_id": self._view.root.model_id}
             bundle["application/vnd.jupyter.widget-view+json"] = view
         if any(trace.steps for trace in self._traces):
-            charts = charts_of(self._traces, self._view.results.picked)[:2]
+            charts = charts_of(self._traces, self._view.results.picked)[:3]
             bundle["image/png"] = png(charts, settings(self._traces[-1].values))
         return bundle
 

@@ -4,20 +4,22 @@ import base64
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from html import escape
 from typing import Any
 
+from finetune_lessons.lab.panel.bars import Axes, bars, bars_png, by_unit, without
 from finetune_lessons.lab.panel.choices import label_of
 from finetune_lessons.lab.panel.errors import settings
-from finetune_lessons.lab.panel.live_plot import Chart, Line, colour, figure_png, number, png, svg
+from finetune_lessons.lab.panel.live_plot import Chart, Line, figure_png, number, png, svg
 from finetune_lessons.lab.panel.traces import Series
 
 
-def picture(result: Any, xlabel: str) -> str:
+def picture(result: Any, xlabel: str, axes: Axes) -> str:
     "The result as HTML; ValueError for numbers that make no picture."
     if isinstance(result, Mapping):
-        bars = _bars_of(result)
-        return _bars(bars) if bars else _curves(_lines(result, xlabel))
+        numbers = _bars_of(result)
+        return bars(numbers, axes) if numbers else "".join(map(_curves, _charts(result, xlabel)))
     if _is_matrix(result):
         values = _matrix(result)
         return _image(_map_png(values), f"map of {len(values)} by {len(values[0])} values") + _range_of(values)
@@ -29,11 +31,11 @@ def picture(result: Any, xlabel: str) -> str:
     return f'<pre class="ftl-trace">{escape(str(result))}</pre>'
 
 
-def still(result: Any, xlabel: str) -> dict[str, str]:
+def still(result: Any, xlabel: str, axes: Axes) -> dict[str, str]:
     "The result as a PNG picture for pages that run no widgets, where it is one."
     if isinstance(result, Mapping):
-        bars = _bars_of(result)
-        return {"image/png": _bars_png(bars) if bars else png([_lines(result, xlabel)])}
+        numbers = _bars_of(result)
+        return {"image/png": bars_png(numbers, axes) if numbers else png(_charts(result, xlabel))}
     if _is_matrix(result):
         return {"image/png": _map_png(_matrix(result))}
     return {"image/png": figure_png(result)} if hasattr(result, "savefig") else {}
@@ -72,12 +74,17 @@ def _curves(chart: Chart) -> str:
     return svg(chart, 560, 260) + (f"<p>Not drawn, for lack of a finite point: {empty}.</p>" if empty else "")
 
 
-def _lines(result: Mapping[str, Any], xlabel: str) -> Chart:
-    lines = [Line(_series(str(name), values), style, str(name)) for style, (name, values) in enumerate(result.items())]
-    shown = [x for line in lines for x in line.series.xs]
+def _charts(result: Mapping[str, Any], xlabel: str) -> list[Chart]:
+    "One for each unit."
+    lines = {name: Line(_series(str(name), values), i, str(name)) for i, (name, values) in enumerate(result.items())}
+    shown = [x for line in lines.values() for x in line.series.xs]
     if not shown:
-        raise ValueError(f"there is no finite point to draw in {', '.join(line.label for line in lines)}")
-    return Chart("", lines, xlabel, min(shown), max(*shown, min(shown) + 1e-9))
+        raise ValueError(f"there is no finite point to draw in {', '.join(line.label for line in lines.values())}")
+    left, right = min(shown), max(*shown, min(shown) + 1e-9)
+    return [
+        Chart(unit, [replace(lines[name], label=without(name, unit)) for name in names], xlabel, left, right)
+        for unit, names in by_unit(lines).items()
+    ]
 
 
 def _float(value: Any) -> float:
@@ -99,41 +106,6 @@ def _series(name: str, values: Any) -> Series:
         if math.isfinite(place[0]):
             series.add(*place)
     return series
-
-
-def _bars(values: Mapping[str, float], width: int = 560) -> str:
-    "Horizontal bars from zero, with names and numbers; a number that is not finite has no bar."
-    finite = {name: value if math.isfinite(value) else 0.0 for name, value in values.items()}
-    low, high = min(0.0, *finite.values(), 0.0), max(0.0, *finite.values(), 1e-12)
-    scale, left = (width - 220) / (high - low), 140
-    rows = []
-    for i, (name, value) in enumerate(finite.items()):
-        x, length, y = left + (min(0.0, value) - low) * scale, abs(value) * scale, 8 + 26 * i
-        rows.append(
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="18" fill="{colour(0)}"/>'
-            f'<text x="{x + length + 6:.1f}" y="{y + 14}">{number(values[name])}</text>'
-        )
-    words = escape(", ".join(f"{name} {number(value)}" for name, value in values.items()), quote=True)
-    height = 16 + 26 * len(values)
-    return (
-        f'<svg class="ftl-chart ftl-bars" role="img" aria-label="{words}" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}">{"".join(rows)}</svg>'
-    )
-
-
-def _bars_png(values: Mapping[str, float]) -> str:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 0.6 + 0.35 * len(values)), layout="constrained", dpi=100)
-    axes = figure.subplots()
-    bars = axes.barh(
-        list(values), [value if math.isfinite(value) else 0.0 for value in values.values()], color=colour(0)
-    )
-    axes.bar_label(bars, labels=[number(value) for value in values.values()], padding=3)
-    axes.margins(x=0.2)
-    axes.invert_yaxis()
-    return figure_png(figure)
 
 
 def _is_matrix(result: Any) -> bool:

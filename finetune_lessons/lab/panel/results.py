@@ -8,12 +8,15 @@ from typing import Any
 import ipywidgets as widgets
 
 from finetune_lessons.lab.panel.choices import label_of, same
-from finetune_lessons.lab.panel.controls import classed
+from finetune_lessons.lab.panel.controls import set_options
+from finetune_lessons.lab.panel.errors import settings
+from finetune_lessons.lab.panel.frame import in_a_row
 from finetune_lessons.lab.panel.live_plot import number, swatch
 from finetune_lessons.lab.panel.traces import Trace, clock
 
 Row = tuple[Trace, dict[str, Any]]  # a run and its row of the table
-_NOTHING = ("choose", 0)  # runs are numbered from 1
+ALL = -1  # in place of the number of a run, which are counted from 1
+_NOTHING, _ALL = ("choose", 0), ("all runs", ALL)
 
 
 class Results:
@@ -29,11 +32,8 @@ class Results:
         self.victim = widgets.Dropdown(description="Remove run", options=[_NOTHING], style=style)
         self.remove = widgets.Button(description="Remove", tooltip="Remove the chosen run from the table and the plot")
         self.table, self.comparison = widgets.HTML(), widgets.HTML()
-        rows = [(self.sort, self.descending, self.first, self.second, self.victim, self.remove)]
-        self.box = widgets.VBox(
-            [*(classed(widgets.Box(row), "ftl-row") for row in rows), self.table, self.comparison],
-            layout={"display": "none"},
-        )
+        controls = in_a_row(self.sort, self.descending, self.first, self.second, self.victim, self.remove)
+        self.box = widgets.VBox([controls, self.table, self.comparison], layout={"display": "none"})
         self._traces: Sequence[Trace] = ()
         for control in (self.sort, self.descending, self.first, self.second):
             control.observe(lambda _: self._draw(), "value")
@@ -51,9 +51,10 @@ class Results:
     def show(self, traces: Sequence[Trace]) -> None:
         self._traces = tuple(traces)
         columns = _columns([trace.row() for trace in traces])
-        _set_options(self.sort, [(name, name) for name in columns] or [("run", "run")])
-        for control in (self.first, self.second, self.victim):
-            _set_options(control, [_NOTHING, *((trace.name, trace.number) for trace in traces)])
+        set_options(self.sort, [(name, name) for name in columns] or [("run", "run")])
+        runs = [_NOTHING, *((trace.name, trace.number) for trace in traces)]
+        for control, options in ((self.first, runs), (self.second, runs), (self.victim, [*runs, _ALL])):
+            set_options(control, options)
         self._draw()
         self.box.layout.display = None if traces else "none"
 
@@ -71,17 +72,32 @@ class Results:
 
 
 def _table(rows: Sequence[Row], picked: Sequence[int]) -> str:
-    columns = _columns([row for _, row in rows])
+    alike = _alike(rows)
+    columns = [name for name in _columns([row for _, row in rows]) if name not in alike]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = []
     for trace, row in rows:
-        cells = "".join(f"<td>{escape(_cell(row.get(name, ''), name, trace))}</td>" for name in columns[1:])
+        cells = "".join(_shown(row.get(name, ""), name, trace) for name in columns[1:])
         mark = ' class="ftl-picked"' if trace.number in picked else ""
         body.append(f'<tr{mark}><th scope="row">{swatch(trace.number - 1)} {trace.name}</th>{cells}</tr>')
     return (
         '<div class="ftl-scroll" tabindex="0" role="region" aria-label="Table of runs"><table class="ftl-table">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"{_caption(alike)}"
     )
+
+
+def _alike(rows: Sequence[Row]) -> dict[str, Any]:
+    "The knobs that all runs share, where there are several: they would take the place of what differs."
+    if len(rows) < 2:
+        return {}
+    (first, shared), *others = rows
+    names = {("run (knob)" if name == "run" else name): shared.get(name) for name in first.values}
+    return {name: value for name, value in names.items() if all(same(row.get(name), value) for _, row in others)}
+
+
+def _caption(alike: dict[str, Any]) -> str:
+    return f'<p class="ftl-note">The same in all runs: {escape(settings(alike))}.</p>' if alike else ""
 
 
 def _comparison(one: Trace, two: Trace) -> str:
@@ -105,14 +121,6 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _set_options(control: widgets.Dropdown, options: list[tuple[str, Any]]) -> None:
-    "New choices, with the old choice where it is still one."
-    value = control.value
-    control.options = options
-    if value in [v for _, v in options]:
-        control.value = value
-
-
 def _sorted(rows: list[Row], column: str, descending: bool) -> list[Row]:
     "Numbers before texts; rows without a value come last in both directions."
 
@@ -133,6 +141,13 @@ def _is_number(value: Any) -> bool:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
+
+
+def _shown(value: Any, column: str, trace: Trace) -> str:
+    "The cell; of a run that trains, the outcome is seen only while there is a kernel that trains it."
+    text = escape(_cell(value, column, trace))
+    is_live = column == trace.column("outcome") and trace.outcome == "running"
+    return f'<td><span class="ftl-live">{text}</span></td>' if is_live else f"<td>{text}</td>"
 
 
 def _cell(value: Any, column: str, trace: Trace) -> str:

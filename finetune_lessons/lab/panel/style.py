@@ -4,17 +4,23 @@ STYLE = """<style>
 .ftl-panel { --ftl-text: var(--jp-ui-font-color1, currentColor); --ftl-soft: var(--jp-ui-font-color2, currentColor);
   --ftl-line: var(--jp-border-color2, #8886); --ftl-fill: var(--jp-layout-color2, #8881); --ftl-strong: #1565c0;
   border: 1px solid var(--ftl-line); border-radius: 8px; padding: 12px; max-width: 1100px; color: var(--ftl-text);
-  overflow: hidden; box-sizing: border-box; }
+  overflow: hidden; box-sizing: border-box; container-type: inline-size; }
 .ftl-panel .widget-html-content { line-height: 1.45; color: var(--ftl-text); white-space: normal; }
 .ftl-panel .widget-label { color: var(--ftl-text); }
 .ftl-panel .widget-html, .ftl-panel .widget-html-content { min-width: 0; height: auto; }
-.ftl-knobs { display: flex; margin-top: 6px; flex-flow: row wrap; gap: 4px 28px; overflow: visible; }
-.ftl-knob { flex: 1 1 330px; min-width: 0; max-width: 520px; overflow: visible; }
-.ftl-control { flex-flow: row wrap; align-items: center; overflow: visible; }
+.ftl-panel .widget-box { overflow: visible; margin: 0; }
+.ftl-panel .ftl-sides.ftl-sides { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 24px; }
+@container (min-width: 720px) {
+  .ftl-panel .ftl-sides.ftl-sides { grid-template-columns: minmax(290px, 3fr) minmax(0, 7fr); }
+}
+.ftl-panel .ftl-knobs.ftl-knobs { display: flex; margin-top: 4px; flex-flow: row wrap; gap: 2px 24px; }
+.ftl-knob { flex: 1 1 250px; min-width: 0; max-width: 520px; overflow: visible; }
+.ftl-control { align-items: center; overflow: visible; }
 .ftl-control > * { margin-left: 0; }
-.ftl-control .widget-label { width: 112px; min-width: 112px; text-align: left; }
-.ftl-control .widget-text, .ftl-control .widget-dropdown { width: 216px; }
-.ftl-control .widget-slider { flex: 1 1 90px; width: auto; min-width: 90px; max-width: 240px; }
+.ftl-control .widget-label { width: 108px; min-width: 108px; text-align: left; }
+.ftl-control .widget-text { flex: 0 0 auto; width: 188px; }
+.ftl-control .widget-dropdown { flex: 1 1 auto; width: auto; max-width: 420px; }
+.ftl-control .widget-slider { flex: 1 1 70px; width: auto; min-width: 70px; max-width: 240px; }
 .ftl-control .widget-checkbox { width: auto; }
 .ftl-control .widget-label-basic { color: var(--ftl-text); }
 /* A slider's handle has no name for screen readers: it stays for the mouse, the field beside it has the name. */
@@ -22,17 +28,28 @@ STYLE = """<style>
 .ftl-control .noUi-touch-area { visibility: visible; box-sizing: border-box; border-radius: 50%; cursor: grab;
   background: var(--ftl-strong); border: 2px solid var(--jp-layout-color0, #fff); }
 .ftl-control .noUi-connect { background: var(--ftl-strong); }
-.ftl-note { color: var(--ftl-soft); font-size: 12px; margin: -2px 0 4px; }
+.ftl-note { color: var(--ftl-soft); font-size: 12px; line-height: 1.3; margin: -3px 0 3px; }
+.ftl-said { font-size: 12px; border-left: 3px solid #e69f00; padding-left: 6px; margin-bottom: 3px; }
+.ftl-lost { display: none; border-left: 4px solid #e69f00; padding: 4px 10px; font-weight: 600;
+  background: var(--ftl-fill); }
+/* The kernel is gone: what it drew last stays, what would need it does not. */
+.ftl-panel.jupyter-widgets-disconnected .ftl-lost { display: block; }
+.ftl-panel.jupyter-widgets-disconnected .ftl-live.ftl-live, .ftl-panel.jupyter-widgets-disconnected .ftl-row,
+.ftl-panel.jupyter-widgets-disconnected .ftl-knobs { display: none !important; }
+.ftl-panel.jupyter-widgets-disconnected .ftl-sides.ftl-sides { display: block; }
+.ftl-panel.jupyter-widgets-disconnected::before, .ftl-panel .jupyter-widgets-disconnected::before {
+  content: none !important; display: none !important; }
 .ftl-note code { color: var(--ftl-text); background: var(--ftl-fill); padding: 0 4px; border-radius: 3px;
   font-size: 12px; }
 .ftl-row { display: flex; flex-flow: row wrap; align-items: center; gap: 4px 8px; margin-top: 6px;
   overflow: visible; }
 .ftl-row > * { margin: 0; flex: 0 0 auto; }
 .ftl-row .widget-text { width: 260px; max-width: 100%; }
+.ftl-row .ftl-guess { flex: 1 1 300px; max-width: 900px; }
 .ftl-row .widget-dropdown { width: auto; max-width: 100%; }
 .ftl-row .widget-dropdown select { width: auto; }
 .ftl-row .widget-label { width: auto; min-width: 0; }
-.ftl-row button.jupyter-button { width: auto; min-width: 84px; padding: 0 14px; color: var(--ftl-text);
+.ftl-row button.jupyter-button { width: auto; min-width: 58px; padding: 0 10px; color: var(--ftl-text);
   border-radius: 4px;
   background: var(--ftl-fill); border: 1px solid var(--ftl-line); line-height: 26px; height: 28px; box-shadow: none; }
 .ftl-row button.jupyter-button.ftl-primary:enabled { background: var(--ftl-strong);
@@ -62,6 +79,7 @@ STYLE = """<style>
 .ftl-chart .ftl-title { font-size: 13px; font-weight: 600; }
 .ftl-chart .ftl-tick { fill: var(--ftl-soft); }
 .ftl-chart .ftl-label { font-size: 12px; }
+.ftl-chart .ftl-zero { stroke: var(--ftl-text); stroke-width: 1; }
 .ftl-chart .ftl-grid { stroke: var(--ftl-line); stroke-width: 1; }
 .ftl-swatch { vertical-align: middle; }
 .ftl-scroll { overflow-x: auto; max-width: 100%; }

@@ -7,6 +7,7 @@ from typing import Any
 from finetune_lessons.lab.panel.choices import short
 
 RAW, SMOOTH, LR, GRAD_NORM = "raw loss", "loss", "learning rate", "gradient norm"
+PART = "part: "
 
 
 class Series:
@@ -16,13 +17,16 @@ class Series:
         self.xs: list[float] = []
         self.ys: list[float] = []
         self.low, self.high = math.inf, -math.inf
-        self._drawn: dict[tuple[int, float], tuple[int, str]] = {}
+        self.peak = 0.0  # where it is highest
+        self._drawn: dict[int, tuple[int, float, str]] = {}
 
     def add(self, x: float, y: float) -> None:
         if math.isfinite(y):
             self.xs.append(x)
             self.ys.append(y)
-            self.low, self.high = min(self.low, y), max(self.high, y)
+            if y > self.high:
+                self.high, self.peak = y, x
+            self.low = min(self.low, y)
 
     def thinned(self, limit: int) -> list[tuple[float, float]]:
         "At most `limit` points, and the last one."
@@ -34,12 +38,12 @@ class Series:
         return points if points[-1] == last else [*points, last]
 
     def path(self, limit: int, ceiling: float = math.inf) -> str:
-        "The points of an SVG polyline in the data's own units: a line that no longer grows is formatted once."
-        count, text = self._drawn.get((limit, ceiling), (0, ""))
-        if count != len(self.ys):
-            count = len(self.ys)
+        "The points of an SVG polyline in the data's own units: a line that no longer changes is formatted once."
+        ceiling = ceiling if self.high > ceiling else math.inf
+        count, below, text = self._drawn.get(limit, (0, ceiling, ""))
+        if (count, below) != (len(self.ys), ceiling):
             text = " ".join([f"{x:.7g},{y if y < ceiling else ceiling:.5g}" for x, y in self.thinned(limit)])
-            self._drawn[limit, ceiling] = count, text
+            self._drawn[limit] = len(self.ys), ceiling, text
         return text
 
 
@@ -51,6 +55,10 @@ class Trace:
     def __init__(self, number: int, values: dict[str, Any], guess: str | None = None):
         self.number, self.values, self.guess = number, values, guess
         self.outcome = "running"
+        self.like = ""  # which run it repeats, and with which change
+        self.parent: int | None = None  # the number of that run
+        self.goes_on = False  # whether it begins where that one ended
+        self.first = 0  # the steps that one had taken
         self.total: int | None = None
         self.steps = 0
         self.epoch: int | None = None
@@ -80,7 +88,7 @@ class Trace:
     def seconds_left(self) -> float | None:
         if not self.total or not self.steps:
             return None
-        return max(0, self.total - self.steps) * self.seconds / self.steps
+        return max(0, self.total - self.first - self.steps) * self.seconds / self.steps
 
     def append(self, step: Any, seconds: float) -> None:
         "Take a step of a `Run`, any object with a `loss`, or a number. ValueError if the loss is not a finite number."
@@ -94,7 +102,7 @@ class Trace:
         self._add(LR, getattr(step, "lr", None))
         self._add(GRAD_NORM, getattr(step, "grad_norm", None))
         for name, value in (getattr(step, "parts", None) or {}).items():
-            self._add(f"part: {name}", value)
+            self._add(f"{PART}{name}", value)
         if metrics := getattr(step, "metrics", None):
             self.metrics = dict(metrics)
             for name, value in metrics.items():
@@ -109,7 +117,7 @@ class Trace:
     def _add(self, name: str, value: float | None) -> None:
         if value is not None:
             self.last[name] = figure = _number(name, value)
-            self.series.setdefault(name, Series()).add(self.steps, figure)
+            self.series.setdefault(name, Series()).add(self.first + self.steps, figure)
 
     def row(self) -> dict[str, Any]:
         "The run as a row of the table of results."
@@ -117,6 +125,8 @@ class Trace:
         results = {"steps": self.steps, "loss": self.loss, **metrics, "seconds": self.seconds, "outcome": self.outcome}
         if self.guess is not None:
             results["prediction"] = self.guess
+        if self.like:
+            results["like"] = self.like
         knobs = {"run (knob)" if name == "run" else name: value for name, value in self.values.items()}
         return {"run": self.number, **knobs, **{self.column(name): value for name, value in results.items()}}
 

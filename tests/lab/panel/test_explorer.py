@@ -108,3 +108,42 @@ def test_explore_of_an_answer_that_failed_before_the_first_one_is_shown():
     explorer = explore(lambda t=1.0: {"a": 1 / (t - 1)}, t=(0.0, 5.0))
     assert explorer.result is None
     assert set(explorer._repr_mimebundle_()) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+
+
+def bar(explorer, name):
+    "The left end and the length of a bar, and where the zero of its axis is, in pixels."
+    drawn = explorer._picture.value
+    before, after = drawn.split(f">{name}</text>")
+    zero = float(re.findall(r'ftl-zero" x1="([\d.]+)"', before)[-1])
+    left, length = re.match(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', after).groups()
+    return float(left), float(length), zero
+
+
+def test_each_unit_has_an_axis_of_its_own():
+    explorer = explore(lambda x=12.0: {"loss, nats": x, "p of a, probability": 0.5}, x=(0.0, 20.0))
+    assert explorer._picture.value.count("ftl-zero") == 2
+    assert ">nats</text>" in explorer._picture.value and ">probability</text>" in explorer._picture.value
+    _, long, _ = bar(explorer, "loss")
+    _, half, _ = bar(explorer, "p of a")
+    assert half > 150 and long < 1.5 * half
+    assert explorer._repr_mimebundle_()["image/png"]
+    curves = picture_of({"loss, nats": [1, 2], "p, probability": [0, 1]})._picture.value
+    assert curves.count('class="ftl-title"') == 2 and "loss 2 at x 1" in curves
+
+
+def test_zero_stays_where_it_is_and_a_bar_that_grows_looks_longer():
+    explorer = explore(lambda x=0.5: {"pull": x, "other": -0.3}, x=(-3.0, 3.0))
+    places, lengths = [], []
+    for x in (0.1, 0.9, 1.5, 3.0):
+        explorer.set(x=x)
+        _, length, zero = bar(explorer, "pull")
+        places.append(zero)
+        lengths.append(length / (3.0 if x > 2 else 1))
+    explorer.set(x=-3.0)
+    left, length, zero = bar(explorer, "pull")
+    assert {*places, zero} == {places[0]}
+    assert left + length == pytest.approx(zero, abs=0.2)
+    explorer.set(x=1.5)
+    assert bar(explorer, "pull")[1] < length
+    explorer.set(x=-1.0)
+    assert bar(explorer, "pull")[1] < length

@@ -15,11 +15,11 @@ from finetune_lessons.lab.panel.panel import LogRange, Panel
 @pytest.mark.parametrize(
     ("spec", "control", "slider", "value"),
     [
-        (LogRange(1e-5, 1e-1, start=1e-3), widgets.BoundedFloatText, widgets.FloatLogSlider, 1e-3),
-        (LogRange(1e-4, 1e-2), widgets.BoundedFloatText, widgets.FloatLogSlider, 1e-3),
-        ((1, 5), widgets.BoundedIntText, widgets.IntSlider, 3),
-        ((0, 64, 8), widgets.BoundedIntText, widgets.IntSlider, 32),
-        ((0.0, 0.5), widgets.BoundedFloatText, widgets.FloatSlider, 0.25),
+        (LogRange(1e-5, 1e-1, start=1e-3), widgets.FloatText, widgets.FloatLogSlider, 1e-3),
+        (LogRange(1e-4, 1e-2), widgets.FloatText, widgets.FloatLogSlider, 1e-3),
+        ((1, 5), widgets.FloatText, widgets.IntSlider, 3),
+        ((0, 64, 8), widgets.FloatText, widgets.IntSlider, 32),
+        ((0.0, 0.5), widgets.FloatText, widgets.FloatSlider, 0.25),
         ([16, 32], widgets.Dropdown, None, 16),
         (range(10), widgets.Dropdown, None, 0),
         ({"small": 1, "large": 9}, widgets.Dropdown, None, 1),
@@ -100,7 +100,7 @@ def test_a_value_out_of_reach_is_refused_and_changes_nothing(values):
 def test_hidden_knobs_are_used_but_not_shown_and_locked_ones_are_disabled():
     panel = Panel(make_run, hide=["steps"], lock=["lr"], lr=LogRange(1e-3, 1, start=0.1), steps=(20, 30))
     shown = [type(child.children[0].children[0]) for child in panel.knobs.box().children]
-    assert shown == [widgets.BoundedFloatText]
+    assert shown == [widgets.FloatText]
     assert panel.knobs["lr"].control.disabled and panel.knobs["lr"].slider.disabled
     assert len(panel.run()) == 20
     with pytest.raises(ValueError, match="there is no knob 'r'"):
@@ -212,3 +212,41 @@ def test_only_parameters_that_take_a_name_can_be_knobs():
 def test_a_run_in_place_of_a_function_is_refused():
     with pytest.raises(ValueError, match="expected a function of the knobs, not what it returns"):
         Panel(FakeRun(), lr=(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked", "taken", "said"),
+    [
+        (LogRange(1e-5, 0.1), 1e9, 0.1, "0.1 is the highest here; 1e+09 was asked."),
+        (LogRange(1e-5, 0.1), 0.0, 1e-5, "1e-05 is the lowest here; 0 was asked."),
+        ((-6.0, 6.0), 100.0, 6.0, "6 is the highest here; 100 was asked."),
+        ((1, 5), 7.0, 5, "5 is the highest here; 7 was asked."),
+        ((1, 5), 2.6, 3, "Whole numbers only: 3 is taken for 2.6."),
+    ],
+)
+def test_a_number_that_is_typed_out_of_reach_is_taken_to_the_nearest_one_and_said(spec, asked, taken, said):
+    knob = Knobs(lambda x: None, {"x": spec})["x"]
+    changes = []
+    knob.changed = lambda: changes.append(knob.value)
+    note = knob.card().children[1]
+    knob.control.value = asked
+    assert knob.value == knob.slider.value == taken and type(knob.value) is type(taken)
+    assert said in note.value and 'role="alert"' in note.value
+    assert changes == [taken]
+    knob.control.value = 2
+    assert "alert" not in note.value or spec == LogRange(1e-5, 0.1)
+
+
+def test_what_a_knob_reaches_is_shown():
+    knobs = Knobs(lambda lr, epochs, r: None, {"lr": LogRange(1e-5, 0.1), "epochs": (1, 5), "r": [1, 2]})
+    notes = [knob.card().children[1].value for knob in knobs]
+    assert "1e-05 to 0.1" in notes[0] and "1 to 5 passes" in notes[1]
+
+
+def test_whole_numbers_stay_whole():
+    knob = Knobs(lambda epochs: None, {"epochs": (1, 5)})["epochs"]
+    for value in (2, 2.0, np.int64(4)):
+        knob.set(value)
+        assert type(knob.value) is int
+    with pytest.raises(ValueError, match="epochs must be a number from 1 to 5"):
+        knob.set(2.5)

@@ -1,11 +1,13 @@
 """The panel as a whole, without a browser."""
 
 import math
+import re
 from types import SimpleNamespace
 
-from fake_runs import make_run, status, three_runs
+from fake_runs import FakeRun, make_run, status, three_runs
 
 from finetune_lessons.lab.panel.panel import Panel
+from finetune_lessons.lab.panel.results import ALL
 
 
 def test_results_hold_knobs_metrics_and_outcome():
@@ -28,13 +30,35 @@ def test_a_knob_keeps_its_name_in_the_results():
     assert list(panel.results["steps"]) == list(panel.results["steps of the run"]) == [20]
 
 
-def test_reset_starts_over():
+def test_reset_takes_the_settings_back_and_keeps_the_runs():
     panel = three_runs()
     panel._view.reset.click()
-    assert panel.results.empty
     assert panel.knobs.values == {"lr": 0.01}
-    assert "Ready" in status(panel)
+    assert list(panel.results.index) == [1, 2, 3]
+    assert "Ready, with the settings of the start. 3 runs stay" in status(panel)
+
+
+def test_all_runs_are_removed_only_on_purpose():
+    panel = three_runs()
+    panel._view.results.victim.value = ALL
+    panel._view.results.remove.click()
+    assert panel.results.empty
     assert panel.latest is None
+    panel.run()
+    assert list(panel.results.index) == [4]
+
+
+def test_a_page_that_has_lost_its_kernel_can_say_how_far_the_run_was():
+    seen = []
+    panel = Panel(lambda lr=0.1: FakeRun(lr, at={7: lambda: seen.append(lost_text(panel))}), lr=(0.0, 1.0))
+    panel._loop._next_draw = -math.inf
+    panel.run()
+    assert "restarted or shut down: run 1 ended at step" in seen[0]
+    assert "ended at step" not in lost_text(panel) and "Run this cell again" in lost_text(panel)
+
+
+def lost_text(panel):
+    return re.search('<div class="ftl-lost">(.*?)</div>', panel._view.plot.value)[1]
 
 
 def test_a_panel_shows_itself_as_a_widget_a_picture_and_a_text():

@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from fake_runs import three_runs
+from fake_runs import make_run, three_runs
 
 from finetune_lessons.lab.panel.charts import charts_of
+from finetune_lessons.lab.panel.panel import Panel
 
 
 def order(panel):
@@ -54,3 +55,13 @@ def test_one_run_is_removed_and_numbers_stay():
     assert list(panel.results.index) == [1, 3, 4]
     with pytest.raises(ValueError, match="there is no run 2"):
         panel.remove(2)
+
+
+def test_the_table_leaves_out_what_all_runs_share_and_says_it_below():
+    panel = Panel(make_run, lr=(0.0, 1.0), steps=[20, 30])
+    panel.run(lr=0.1)
+    assert '<th scope="col">steps</th>' in panel._view.results.table.value
+    panel.run(lr=0.2)
+    table = panel._view.results.table.value
+    assert '<th scope="col">lr</th>' in table and '<th scope="col">steps</th>' not in table
+    assert "The same in all runs: steps=20." in table
