@@ -75,7 +75,8 @@ class Knob:
             return choices.values[choices.labels.index(text)]
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+            json.dumps(self.value)  # a date has no text: older widgets take any text for one
+        except (json.JSONDecodeError, TypeError):
             raise ValueError(self._refusal(text)) from None
         return tuple(value) if isinstance(value, list) else value
 
