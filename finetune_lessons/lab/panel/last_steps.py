@@ -41,16 +41,15 @@ class LastSteps:
             raise ValueError(
                 f"the last step of run {number} is not kept: {self._why_not[number]}. Begin from the start instead"
             )
-        own = [{key: value for key, value in g.items() if key != "params"} for g in run.optimizer.param_groups]
+        config, groups = dict(run.config), [dict(group) for group in run.optimizer.param_groups]
         try:
             load_run(run, *newest_whole(self._file(number)))
         except ValueError as error:
             said = str(error).replace(str(self._file(number)), f"run {number}")
-            raise ValueError(
-                f"this run cannot go on from run {number}: {said}. Begin from the start instead"
-            ) from error
-        for group, settings in zip(run.optimizer.param_groups, own, strict=True):
-            group.update(settings)
+            raise ValueError(f"it cannot go on from run {number}: {said}. Begin from the start instead") from error
+        run.config.update(config)
+        for group, own in zip(run.optimizer.param_groups, groups, strict=True):
+            group.update({key: value for key, value in own.items() if key != "params"})
         if run.done:
             run.extend(run.config["epochs"], say=False)
 
