@@ -1,6 +1,6 @@
 """The next run as one that was, but for a change: from its start, or from where it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
@@ -20,9 +20,12 @@ class Like:
         style = {"description_width": "initial"}
         self.run = widgets.Dropdown(description="Like", options=[_NEW], style=style)
         self.origin = widgets.Dropdown(description="from", options=[START, LAST], style=style)
-        self.controls = [self.run, self.origin]
+        self.controls, self._listing = [self.run, self.origin], False
         self.run.observe(lambda _: self._show(), "value")
         self.show([])
+
+    def on_choose(self, handler: Callable[[int], object]) -> None:
+        self.run.observe(lambda change: None if self._listing else handler(change["new"]), "value")
 
     def mark(self, trace: Trace, traces: Sequence[Trace]) -> None:
         "Write into a new run which of the others it is like, as in 'run 2, but lr=0.001'."
@@ -38,7 +41,9 @@ class Like:
         self.origin.value = LAST if from_last_step else START
 
     def show(self, traces: Sequence[Trace]) -> None:
+        self._listing = True  # new options unset the choice for a moment: nobody has chosen
         set_options(self.run, [_NEW, *((trace.name, trace.number) for trace in traces)])
+        self._listing = False
         self.run.layout.display = None if traces else "none"
         self._show()
 

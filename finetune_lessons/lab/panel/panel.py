@@ -176,7 +176,7 @@ class Panel:
         ):
             button.on_click(lambda _, action=action: action())
         view.prediction.on_commit(lambda: self._drive.request(self._commit))
-        view.like.run.observe(lambda change: self._take_settings(change["new"]), "value")
+        view.like.on_choose(self._take_settings)
         view.results.on_pick(self._draw)
         self.knobs.observe(self._show_code)
 

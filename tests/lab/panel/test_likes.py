@@ -45,6 +45,18 @@ def test_choosing_a_run_to_be_like_sets_the_knobs():
         panel.run_like(7)
 
 
+def test_the_change_stays_in_the_knobs_when_the_run_has_begun():
+    panel = Panel(make_run, lr=(0.0, 1.0))
+    panel.run(lr=0.2)
+    panel._view.like.run.value = 1
+    panel.knobs.set(lr=0.5)
+    for _ in range(2):
+        panel.start()
+        assert panel.wait(PATIENCE)
+        assert panel.knobs.values == {"lr": 0.5}
+    assert panel.results["like"].fillna("").tolist() == ["", *["run 1, but lr=0.5"] * 2]
+
+
 def test_a_run_from_the_last_step_goes_on_with_the_same_curve_where_nothing_is_changed():
     whole = small_run(epochs=4)
     panel = Panel(lambda epochs=4: stopping(small_run(epochs=epochs), panel), epochs=(1, 5))
