@@ -213,8 +213,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 def _multiples(step: float, low: float, high: float) -> list[float]:
     first = math.ceil(low / step - 1e-9)
-    marks = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-    return marks or ticks(low, high, about + 1)  # a step longer than the whole has met none
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def number(value: float) -> str:
