@@ -6,16 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-VARIABLE = "FINETUNE_LESSONS_PROGRESS"  # another file; empty: none is kept
-
-
-def progress_file() -> Path | None:
-    import platformdirs
-
-    named = os.environ.get(VARIABLE)
-    if named is None:
-        return platformdirs.user_data_path("finetune_lessons", appauthor=False) / "progress.json"
-    return Path(named).expanduser() if named else None
+from finetune_lessons.lab.notebooks.course import progress_file
 
 
 def record(lesson: int, exercise: int) -> int:

@@ -11,6 +11,7 @@ import pytest
 from finetune_lessons.exercises import progress
 from finetune_lessons.exercises.adapters import check_adapter_parameters
 from finetune_lessons.exercises.multitask import check_best_uncertainty
+from finetune_lessons.lab.notebooks.course import PROGRESS
 
 NBS = Path(__file__).parents[2] / "nbs"
 
@@ -18,7 +19,7 @@ NBS = Path(__file__).parents[2] / "nbs"
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     file = tmp_path / "of mine" / "progress.json"
-    monkeypatch.setenv(progress.VARIABLE, str(file))
+    monkeypatch.setenv(PROGRESS, str(file))
     return file
 
 
@@ -56,13 +57,13 @@ def test_a_folder_that_cannot_be_written_fails_no_check(file):
 
 
 def test_nothing_is_kept_where_the_variable_is_empty(monkeypatch, tmp_path):
-    monkeypatch.setenv(progress.VARIABLE, "")
+    monkeypatch.setenv(PROGRESS, "")
     assert progress.progress_file() is None
     assert "exercises of this lesson" not in repr(check_adapter_parameters(count))
 
 
 def test_without_the_variable_it_is_in_the_users_folder(monkeypatch):
-    monkeypatch.delenv(progress.VARIABLE)
+    monkeypatch.delenv(PROGRESS)
     assert progress.progress_file().parts[-2:] == ("finetune_lessons", "progress.json")
 
 
