@@ -45,7 +45,8 @@ class Run(Stepping):
 
     What the labels mean is decided when the run is made, from the data's features and the model's head (`run.tasks`);
     a classifier is given the names of the data's classes. Raises ValueError for data, model and tokenizer that do not
-    fit, for arguments that cannot train, and NonFiniteLoss when a step's loss or gradient is not a finite number.
+    fit, for arguments that cannot train, and NonFiniteLoss when a step's loss or gradient is not a finite number: at
+    that step; on a GPU with the next one, or before the run evaluates, saves or ends. It is then as before that step.
     """
 
     model: "PreTrainedModel"
