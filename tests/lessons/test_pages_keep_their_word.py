@@ -1,4 +1,4 @@
-"""What a lesson's page says is what stands below it: numbers, equal budgets, a picture early on, one's own data at the end."""
+"""A lesson's page says what stands below it: numbers, equal budgets, a picture early on, one's own data at the end."""
 
 import json
 import re
@@ -14,7 +14,9 @@ PAGES = [path for path in lessons() if path.stem[:2] in ("23", "24", "31", "32")
 ALL = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 MEASURED = re.compile(r"(?<![\w./^:-])[+-]?\d+(?:\.\d{2,}|(?:\.\d+)?%)(?![\w/])")
-NOT_PROSE = re.compile(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`]*`|\]\([^)]*\)|arXiv:\S+|<details>.*?</details>", re.DOTALL)
+NOT_PROSE = re.compile(
+    r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`]*`|\]\([^)]*\)|arXiv:\S+|<details>.*?</details>", re.DOTALL
+)
 
 
 def cells(path, kind):
