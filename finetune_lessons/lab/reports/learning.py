@@ -84,7 +84,9 @@ def rate(
     for search in (_lower, _higher) if own.fall < 0 else (_higher, _lower):
         if max(outcome.fall for outcome in tried) < ENOUGH:
             tried.extend(search(trial, own))
-    yield from _verdict(run, max(tried, key=lambda outcome: outcome.fall), tried)
+    most = max(outcome.fall for outcome in tried)
+    enough = [outcome for outcome in tried if outcome.fall >= max(most / 2, ENOUGH)] or tried
+    yield from _verdict(run, min(enough, key=lambda outcome: outcome.rate), tried)  # the most careful one
 
 
 def _lower(trial: Trial, own: Outcome) -> Iterator[Outcome]:
@@ -126,7 +128,7 @@ def _verdict(run: Any, best: Outcome, tried: list[Outcome]) -> Iterator[Cause]:
         rates = sorted(outcome.rate for outcome in tried)
         yield Cause(
             "The loss falls at no learning rate",
-            f"{own}; {len(tried)} rates from {rates[0]:.3g} to {rates[-1]:.3g} were tried, the best: {best.change}",
+            f"{own}; {len(tried)} rates from {rates[0]:.3g} to {rates[-1]:.3g} were tried, such as {best.change}",
             "Look at the loss: does it compare the model's outputs with the labels of the same texts?",
         )
     elif best.rate < own.rate:
