@@ -208,7 +208,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     power = 10 ** math.floor(math.log10(rough))
     coarse = next(m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
     marks = (_multiples(power * m, low, high) for m in (10, 5, 2, 1, 0.5, 0.2) if m <= coarse)
-    return next(few for few in marks if len(few) > 1)
+    return next((few for few in marks if len(few) > 1), [low, high])
 
 
 def _multiples(step: float, low: float, high: float) -> list[float]:
