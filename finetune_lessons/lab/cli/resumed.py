@@ -20,7 +20,7 @@ def resumed(options: Namespace) -> dict[str, Any]:
             f"{options.save} is a run with {_as_options(saved, differing)}; given: {_as_options(asked, differing)}. "
             "Go on with the options that it was made with, or --save another file"
         )
-    if all(saved[name] == asked[name] for name in STEP):
+    if all(saved.get(name) == asked[name] for name in STEP):
         return {"path": options.save}
     _check_step(options.save, header, asked)
     return {"path": options.save, "batch_size": asked["batch_size"]}

@@ -15,8 +15,10 @@ def with_threads(threads: int | None, call: Callable[..., T], *arguments: Any) -
     "The call, with so many threads of torch; how sums are rounded depends on their number. None: as they are."
     import torch
 
+    if threads is None:
+        return call(*arguments)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(threads)
     try:
         return call(*arguments)
     finally:

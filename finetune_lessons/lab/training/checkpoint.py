@@ -39,7 +39,7 @@ def save_run(run: Run, path: Path) -> None:
         "trainable": sorted(name for name, p in parameters_by_name(run.learner).items() if p.requires_grad),
         "optimizer": optimizer_numbers,
         "scaler": run.scaler.state_dict(),
-        "computed": [run.precision, run.device.type],
+        "computed": {"precision": run.precision, "device": run.device.type},
         "cached": run.cache is not None,
         "random": random_states,
         "model": fingerprints(run.learner, run.trained),
@@ -59,8 +59,9 @@ def config_here(
     What "auto" was is what it stays, on the same kind of device.
     """
     processes, before = Processes(), len(header["random"])
-    now, same_device = processes.count, header["computed"][1] == processes.device.type
-    saved = header["config"] | ({"precision": header["computed"][0]} if same_device else {})
+    saved, now, computed = header["config"], processes.count, header["computed"]
+    if saved.get("precision") == "auto" and computed.get("device") == processes.device.type:
+        saved = saved | {"precision": computed.get("precision")}
     if now == before and batch_size is None:
         return saved
     examples = saved["batch_size"] * before * saved["grad_accum"]

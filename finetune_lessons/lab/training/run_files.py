@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 
-from finetune_lessons.lab.training.settings import NAMES
+from finetune_lessons.lab.training.settings import NAMES, is_whole
 
 FORMAT = 4
 HEADER = {
     "config": dict, "made_with": dict, "index": int, "steps": list, "extended": list, "best": dict, "trained": list,
     "trainable": list, "optimizer": dict, "scaler": dict, "cached": bool, "random": list, "model": dict, "data": str,
-    "checksums": dict, "computed": list,
+    "checksums": dict, "computed": dict,
 }  # fmt: skip
 
 
@@ -76,6 +76,8 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
         raise ValueError(f"{path} is damaged: {(odd or ['optimizer'])[0]} is missing, or not what a run has there")
     if unknown := sorted(header["config"].keys() - set(NAMES)):
         raise ValueError(f"{path} is damaged, or of a later version: a Run has no {unknown[0]!r}")
+    if not all(is_whole(header["config"].get(name), 1) for name in ("batch_size", "grad_accum")):
+        raise ValueError(f"{path} is damaged: it does not say how many examples a step has")
     if header["index"] != len(header["steps"]):
         raise ValueError(f"{path} is damaged: {len(header['steps'])} steps are described, and {header['index']} taken")
 

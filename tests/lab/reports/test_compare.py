@@ -142,6 +142,14 @@ def test_an_executor_that_does_not_tell_its_workers_gets_one_thread_each(capsys)
     assert "1 of 2 threads" in capsys.readouterr().out
 
 
+def test_loky_takes_functions_of_a_notebook_too(table):
+    loky = pytest.importorskip("joblib.externals.loky")
+    executor = loky.get_reusable_executor(2)
+    found = compare({"full": lambda seed: make_run(seed)}, seeds=(0,), split="test", executor=executor)
+    executor.shutdown()
+    assert found["loss"].item() == table["loss"].iloc[0]
+
+
 def test_what_fails_in_a_worker_is_raised_here_and_the_rest_is_not_begun(pool):
     with pytest.raises(ValueError, match="no run of seed 0"):
         compare({"fails": fails}, seeds=range(40), executor=pool)

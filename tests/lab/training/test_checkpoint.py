@@ -394,12 +394,15 @@ def saved(tmp_path_factory):
     lambda path: rewritten(path, lambda header, tensors: header.update(format=99)),
     lambda path: rewritten(path, lambda header, tensors: tensors.popitem()),
     lambda path: rewritten(path, with_a_short_momentum),
+    lambda path: rewritten(path, lambda header, tensors: header["config"].pop("batch_size")),
+    lambda path: rewritten(path, lambda header, tensors: header["config"].update(grad_accum="2")),
     with_other_types,
     flip_a_digit_of_the_header,
     lambda path: (path.unlink(), path.mkdir()),
     lambda path: path.unlink(),
 ], ids=["empty", "text", "cut by a byte", "cut", "a bit", "no run", "no JSON", "a list", "nothing", "format",
-        "lacks a tensor", "short momentum", "other types", "a digit", "folder", "missing"])  # fmt: skip
+        "lacks a tensor", "short momentum", "no batch size", "accumulation in words",
+        "other types", "a digit", "folder", "missing"])  # fmt: skip
 def test_a_damaged_file_is_refused_and_changes_nothing(damage, saved, tmp_path):
     path = tmp_path / "run"
     path.write_bytes(saved.read_bytes())
