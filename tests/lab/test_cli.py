@@ -170,7 +170,27 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    assert all(f"\n    {command} " in printed for command in ("run", "assets", "bench", "train"))
+    assert all(f"\n    {command} " in printed for command in ("run", "list", "assets", "bench", "train", "predict"))
+
+
+def test_list_gives_number_name_and_minutes(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "22  lora                      2 minutes" in lines
+    assert "31  distillation         2 to 4 minutes" in lines
+    assert [line[:2] for line in lines] == [path.stem[:2] for path in notebooks.lessons()]
+
+
+def test_list_says_where_the_lessons_are_if_not_here(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(notebooks, "_notebook_folder", lambda: tmp_path)
+    assert main(["list"]) == 1
+    assert "no lessons here: the installed package holds only their code" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["assets", "--colour", "red"])
+    assert stop.value.code == 2 and "unknown: --colour" in capsys.readouterr().err
 
 
 def test_assets_lists_licence_and_citation_without_fetching(monkeypatch, tmp_path, capsys):

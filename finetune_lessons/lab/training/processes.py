@@ -13,8 +13,8 @@ M = TypeVar("M", bound=torch.nn.Module)
 
 
 SHARDS = (
-    "each process holds the whole model. Leave it out: a large model trains with add_lora on a base in 4 or 8 bits, "
-    "and to_peft hands LoRA on to libraries that shard"
+    "each process holds the whole model. Leave it out, in the file of accelerate config too: a large model trains with "
+    "add_lora on a base in 4 or 8 bits, and to_peft hands LoRA on to libraries that shard"
 )
 NOT_FOLLOWED = {  # variable that accelerate launch sets -> values that change nothing, its option, what to do instead
     "ACCELERATE_USE_FSDP": ({"false", "0"}, "--use_fsdp", SHARDS),
@@ -22,13 +22,13 @@ NOT_FOLLOWED = {  # variable that accelerate launch sets -> values that change n
     "ACCELERATE_USE_MEGATRON_LM": ({"false", "0"}, "--use_megatron_lm", SHARDS),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ({"false", "0"}, "--use_parallelism_config", SHARDS),
     "ACCELERATE_MIXED_PRECISION": (
-        {"no"}, "--mixed_precision", "leave it out, and say precision='bf16' (--precision bf16), or 'fp16'",
+        {"no"}, "--mixed_precision", "launch with no, and say precision='bf16' (--precision bf16), or 'fp16'",
     ),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
-        {"1"}, "--gradient_accumulation_steps", "leave it out, and say grad_accum= (--grad-accum)",
+        {"1"}, "--gradient_accumulation_steps", "launch with 1, and say grad_accum= (--grad-accum)",
     ),
     "ACCELERATE_DYNAMO_BACKEND": (
-        {"no"}, "--dynamo_backend", "leave it out, and say compile=True (--compile)",
+        {"no"}, "--dynamo_backend", "launch with no, and say compile=True (--compile)",
     ),
 }  # fmt: skip
 

@@ -177,6 +177,12 @@ def test_other_data_of_the_same_name_are_refused(arguments, tmp_path, capsys):
     assert "the training data given are not those" in capsys.readouterr().err
 
 
+def test_a_file_that_not_all_processes_find_is_refused(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("finetune_lessons.lab.training.processes.Processes.gathered", lambda *_: [True, False])
+    assert main(finished) == 1
+    assert f"1 of 2 processes find {tmp_path}/run, the others do not: --save names a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"not a run"])
 def test_a_file_that_is_no_run_is_refused_and_kept(content, arguments, tmp_path, capsys):
     (tmp_path / "run").write_bytes(content)

@@ -76,6 +76,12 @@ def test_json_is_all_that_is_printed(arguments, files, tmp_path, capsys):
     assert set(found["metrics"]) == {"accuracy", "precision", "recall", "f1", "loss"}
 
 
+def test_an_error_leaves_no_half_of_an_object(arguments, capsys):
+    assert trained(arguments, "--json", "--lr", "-1") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "lr must be a number above 0" in printed.err
+
+
 def test_help_shows_an_example_defaults_and_the_methods_options(capsys):
     for method, shown in (("full", "--warmup"), ("lora", "--lora-alpha"), ("adapters", "--bottleneck-size")):
         with pytest.raises(SystemExit) as stop:
