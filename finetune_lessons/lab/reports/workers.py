@@ -1,6 +1,5 @@
 """Calls in the processes of an executor, each with a fixed number of torch's threads."""
 
-import os
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,19 +43,16 @@ def threads_of_worker(executor: Executor) -> int:
     "A worker's share of the cores, but no more than torch has here; 1 where nobody knows how many workers there are."
     import torch
 
-    here, workers = torch.get_num_threads(), getattr(executor, "_max_workers", None)
-    share = max(1, cores() // workers) if workers else 1
+    from finetune_lessons.lab.training.processor import fitting_threads
+
+    cores, workers = fitting_threads(), getattr(executor, "_max_workers", None)
+    here, share = min(torch.get_num_threads(), cores), max(1, cores // workers) if workers else 1
     if share < here:
         print(
             f"Each run computes with {share} of {here} threads, as there are {workers or 'other'} workers: "
             f"compare(..., threads={share}) gives the same table without an executor"
         )
     return min(share, here)
-
-
-def cores() -> int:
-    "Those that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_sendable(executor: Executor, named: Mapping[str, Any]) -> None:

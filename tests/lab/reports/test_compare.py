@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny import tiny_data, tiny_model, tiny_run
 
-from finetune_lessons.lab.reports import workers
 from finetune_lessons.lab.reports.compare import compare, load_results, save_results, summary
+from finetune_lessons.lab.training import processor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,12 +106,12 @@ def test_side_by_side_the_table_is_the_same_to_the_bit(table, pool):
 
 @pytest.mark.parametrize("here", [1, 2, 8])
 def test_a_worker_has_its_share_of_the_cores_and_no_more_threads_than_here(here, pool, monkeypatch, capsys):
-    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(processor, "fitting_threads", lambda: 4)
     torch.set_num_threads(here)
     found = compare({"full": make_run}, seeds=(0, 1), measure=threads_of, executor=pool)
     assert set(found["threads"]) == {min(here, 2)}
     said = capsys.readouterr().out
-    assert said == "" if here <= 2 else "with 2 of 8 threads, as there are 2 workers: compare(..., threads=2)" in said
+    assert said == "" if here <= 2 else "with 2 of 4 threads, as there are 2 workers: compare(..., threads=2)" in said
     assert found.attrs["threads"] == min(here, 2)
     assert torch.get_num_threads() == here
 
@@ -135,7 +135,8 @@ class AtOnce(Executor):
         return future
 
 
-def test_an_executor_that_does_not_tell_its_workers_gets_one_thread_each(capsys):
+def test_an_executor_that_does_not_tell_its_workers_gets_one_thread_each(monkeypatch, capsys):
+    monkeypatch.setattr(processor, "fitting_threads", lambda: 4)
     torch.set_num_threads(2)
     found = compare({"full": lambda seed: make_run(seed)}, seeds=(0,), measure=threads_of, executor=AtOnce())
     assert found["threads"].item() == 1
