@@ -26,24 +26,28 @@ class Measurement(NamedTuple):
     model: Any
 
 
-def with_run(data: Any, epochs: int = 1, change: Change = lambda model: model, **settings: Any) -> Measurement:
+def with_run(
+    data: Any, epochs: int = 1, change: Change = lambda model: model, seed: int = 0, **settings: Any
+) -> Measurement:
     "Train with a `Run` and its defaults."
-    model, tokenizer = load_encoder("minilm")
+    model, tokenizer = load_encoder("minilm", seed=seed)
     with PeakMemory() as memory:
         model = change(model)
         run = Run(
             model, tokenizer, data, loss=classification_loss, lr=LR, epochs=epochs, batch_size=BATCH_SIZE,
-            eval_every=0, **settings,
+            eval_every=0, seed=seed, **settings,
         )  # fmt: skip
         seconds = timed(lambda: [None for _ in run])
     return Measurement(epochs * len(data["train"]) / seconds, memory.megabytes, model)
 
 
-def with_trainer(data: Any, epochs: int = 1, change: Change = lambda model: model, **settings: Any) -> Measurement:
+def with_trainer(
+    data: Any, epochs: int = 1, change: Change = lambda model: model, seed: int = 0, **settings: Any
+) -> Measurement:
     "Train with transformers' Trainer and its defaults, but for the batch size, the learning rate and its files."
-    model, tokenizer = load_encoder("minilm")
+    model, tokenizer = load_encoder("minilm", seed=seed)
     with PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(change(model), tokenizer, data, folder, num_train_epochs=epochs, **settings)
+        trainer = make_trainer(change(model), tokenizer, data, folder, num_train_epochs=epochs, seed=seed, **settings)
         seconds = timed(trainer.train)
     return Measurement(epochs * len(data["train"]) / seconds, memory.megabytes, model)
 
