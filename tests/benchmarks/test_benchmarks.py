@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from finetune_lessons.benchmarks import measure, suite
+from finetune_lessons.benchmarks import measure, suite, training
 from finetune_lessons.benchmarks.peft import CHANGES, FULL, OURS, THEIRS
 from finetune_lessons.lab.reports.compare import load_results
 
@@ -68,3 +68,14 @@ def test_relative_numbers_are_those_of_one_round(work, ours):
     assert ours not in found and len(found) >= 5
     for (round, other), ratio in found.stack().items():
         assert ratio == pytest.approx(rows[ours, round] / rows[other, round])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_the_trainings_are_measured_in_turns_and_over_seeds(tiny_models, monkeypatch, capsys):
+    monkeypatch.setattr(training, "load_encoder", measure.load_encoder)
+    monkeypatch.setattr(training, "EXAMPLES", 64)
+    training.bench_training(rounds=1, steps=1, epochs=1, seeds=2)
+    *said, first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert "median of 2 seeds" in " ".join(said)
+    assert [row[:32].strip() for row in (first, second, third, fourth)] == list(training.TRAININGS)
+    assert "1.00 (1.00-1.00)" in first and all(row.count("(") == 3 for row in (first, second, third, fourth))
