@@ -186,7 +186,8 @@ def _text(output: "NotebookNode") -> str:
 def save(notebook: "NotebookNode", path: Path) -> None:
     """Write an executed notebook so that it reads well on GitHub and runs again without a difference in its frame.
 
-    Widgets keep their static picture and lose their view, local paths are shortened, and nbdev cleans the rest.
+    Widgets keep their static picture and lose their view, a picture without words gets those of its text, local paths
+    are shortened, and nbdev cleans the rest.
     """
     import nbformat
     from nbdev.clean import nbdev_clean
@@ -211,6 +212,9 @@ def _portable(output: "NotebookNode") -> "NotebookNode":
             del output.data[mime]
         elif mime.startswith("text/"):
             output.data[mime] = _without_local_paths(value)
+        elif mime.startswith("image/"):
+            words = output.metadata.setdefault(mime, {})
+            words.setdefault("alt", output.data.get("text/plain", ""))
     return output
 
 

@@ -146,3 +146,16 @@ def test_a_notebook_keeps_the_words_and_its_page_says_them(tmp_path):
     assert output["metadata"] == {"image/png": {"alt": 'A "wave" & a line.'}}
     page, _ = HTMLExporter(template_name="classic").from_filename(path)
     assert [image["alt"] for image in BeautifulSoup(page, "html.parser").find_all("img")] == ['A "wave" & a line.']
+
+
+def test_a_picture_without_words_is_saved_with_those_of_its_text(tmp_path):
+    data = {"text/plain": "Panel: lr=0.1\nrun 1: done after 8 steps", "image/png": "iVBORw0KGgo="}
+    given = {"image/png": {"alt": "A wave."}}
+    shown = [
+        nbformat.v4.new_output("display_data", dict(data)),
+        nbformat.v4.new_output("display_data", dict(data), metadata=given),
+    ]
+    path = tmp_path / "a.ipynb"
+    save(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=shown)]), path)
+    saved = json.loads(path.read_text())["cells"][0]["outputs"]
+    assert [output["metadata"]["image/png"]["alt"] for output in saved] == [data["text/plain"], "A wave."]
