@@ -194,7 +194,7 @@ class Loop:
             "Resume goes on from here.",
         }
         guess = f" You predicted: {trace.guess}." if trace.guess is not None and outcome == "done" else ""
-        self.rest(sentences[outcome] + guess)
+        self.rest(sentences[outcome] + guess + (_why(self.latest) if outcome == "done" else ""))
 
     def _fail(self, trace: Trace, error: BaseException, during: str) -> None:
         trace.outcome = "failed"
@@ -208,6 +208,16 @@ class Loop:
         with self._saying:
             if not self.idle.is_set():
                 self._view.say(text)
+
+
+def _why(run: Any) -> str:
+    "Where to look, of a run that ended without having learnt."
+    from finetune_lessons.lab.training.learnt import learnt
+    from finetune_lessons.lab.training.run import Run
+
+    if not isinstance(run, Run) or learnt(run):
+        return ""
+    return " Its loss has not fallen: diagnose(panel.latest) looks for the reason."
 
 
 def _steps_of(run: Any) -> Iterator[Any]:
