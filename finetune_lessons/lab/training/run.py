@@ -195,7 +195,7 @@ class Run(Stepping):
         hidden = not self.is_main_process
         with tqdm(total=len(self), initial=self.index, unit="step", file=sys.stdout, disable=hidden) as bar:
             for step in self:
-                if self.done or time.time() - bar.last_print_t >= bar.mininterval:  # to read a loss waits for a GPU
+                if not hidden and (self.done or time.time() - bar.last_print_t >= bar.mininterval):  # waits for a GPU
                     bar.set_postfix({"loss": f"{step.loss:.3f}", **_shown(step.metrics)}, refresh=False)
                 bar.update(self.index - bar.n)
                 if log and self.is_main_process:

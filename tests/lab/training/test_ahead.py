@@ -200,6 +200,12 @@ def test_a_step_reads_nothing_from_the_device_but_the_step_before_it(case, ahead
     assert len(others) == 2 * looks
 
 
+def test_a_process_without_a_progress_bar_finishes_too():
+    run = tiny_run(epochs=1)
+    run.is_main_process = False
+    assert run.finish().done
+
+
 # what must stop a run
 
 
