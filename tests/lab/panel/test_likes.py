@@ -13,9 +13,9 @@ from finetune_lessons.lab.panel.panel import LogRange, Panel
 from finetune_lessons.lab.training.run import Run
 
 
-def small_run(lr=1e-3, batch_size=16, epochs=2, hidden_size=32):
+def small_run(lr=1e-3, batch_size=16, epochs=2, hidden_size=32, loss=classification):
     model = tiny_model("bert", hidden_size=hidden_size)
-    return tiny_run(model, lr=lr, batch_size=batch_size, epochs=epochs)
+    return tiny_run(model, lr=lr, batch_size=batch_size, epochs=epochs, loss=loss)
 
 
 def small_panel():
@@ -59,7 +59,8 @@ def test_the_change_stays_in_the_knobs_when_the_run_has_begun():
 
 def test_a_run_from_the_last_step_goes_on_with_the_same_curve_where_nothing_is_changed():
     whole = small_run(epochs=4)
-    panel = Panel(lambda epochs=4: stopping(small_run(epochs=epochs), panel), epochs=(1, 5))
+    loss = stopping_after(5, lambda: panel)
+    panel = Panel(lambda epochs=4: small_run(epochs=epochs, loss=loss), epochs=(1, 5))
     panel.run()
     assert panel._traces[0].steps == 5
     again = panel.run_like(1, from_last_step=True)
@@ -73,17 +74,17 @@ def test_a_run_from_the_last_step_goes_on_with_the_same_curve_where_nothing_is_c
     assert panel.results["like"].iloc[1] == "run 1, from its last step"
 
 
-def stopping(run, panel):
-    "A run that the Stop button ends after five steps."
-    step = run._train_step
+def stopping_after(steps, panel):
+    "A loss during whose last call the Stop button is pressed."
+    calls = []
 
-    def counted():
-        step()
-        if run.index == 5:
-            panel.stop()
+    def loss(model, batch):
+        calls.append(1)
+        if len(calls) == steps:
+            panel().stop()
+        return classification(model, batch)
 
-    run._train_step = counted
-    return run
+    return loss
 
 
 def test_a_change_counts_from_the_last_step_on_and_a_run_at_its_end_gets_as_many_epochs_again():
