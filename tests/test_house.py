@@ -221,7 +221,6 @@ def test_notebook_is_saved_clean(path, tmp_path):
     assert "output_type': 'error'" not in "".join(saved)
 
 
-@pytest.mark.xfail(reason="pictures of notebooks executed before pictures had words", strict=False)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_saved_picture_has_words(path):
     cells = nbformat.read(path, as_version=4).cells
