@@ -84,9 +84,9 @@ class Run(Stepping):
         ))  # fmt: skip
         self.processes = Processes()
         self.device, self.is_main_process = self.processes.device, self.processes.is_main
+        self.splits = batches_by_split(data, tokenizer, model)
         self.computing = Computing(choose_precision(precision, self.device, model, self.processes), self.device)
         self.precision = self.computing.precision
-        self.splits = batches_by_split(data, tokenizer, model)
         self.computing.check(model)
         self.tasks = self.splits["train"].tasks
         self.model, self.tokenizer, self.loss = self.processes.placed(model), tokenizer, loss
