@@ -96,7 +96,7 @@ def test_a_learner_predicts_trains_stops_and_compares(open_lab):
     panel.field("from").select_option("the start")
     panel.set("learning rate", "0.2")
     panel.run_to_end(4)
-    expect(panel.rows.last).to_contain_text("run 2, but lr=0.2")
+    expect(panel.rows.filter(has_text="run 4")).to_contain_text("run 2, but lr=0.2")
 
     panel.field("Remove run").select_option("all runs")
     panel.button("Remove").click()

@@ -145,7 +145,7 @@ def _peak(line: Line, x: float, i: int, wide: float) -> str:
     return (
         f'<path class="ftl-peak" fill="{colour(line.style)}" transform="translate({x:.1f} {y:.1f})" '
         f'd="M0-9L5 0H1.5V5H-1.5V0H-5Z"/>'
-        f'<text class="ftl-label" x="{x + side:.1f}" y="{y + 3:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+        f'<text class="ftl-high" x="{x + side:.1f}" y="{y + 3:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
     )
 
 

@@ -146,6 +146,7 @@ class Loop:
 
     def rest(self, text: str, error: str = "") -> None:
         "Nothing trains: show where things stand. The status comes last, so that who reads it finds the rest done."
+        trim()
         self.draw()
         self._view.show(self.traces)
         self._on_rest()
@@ -155,7 +156,6 @@ class Loop:
             self.idle.set()
         if self.closed:
             self._view.close()
-        trim()
 
     def _new_trace(self) -> Trace:
         trace = Trace(self._made, self._knobs.values, self._view.prediction.hand_over())

@@ -78,7 +78,7 @@ STYLE = """<style>
   fill: var(--ftl-text); }
 .ftl-chart .ftl-title { font-size: 13px; font-weight: 600; }
 .ftl-chart .ftl-tick { fill: var(--ftl-soft); }
-.ftl-chart .ftl-label { font-size: 12px; }
+.ftl-chart .ftl-label, .ftl-chart .ftl-high { font-size: 12px; }
 .ftl-chart .ftl-zero { stroke: var(--ftl-text); stroke-width: 1; }
 .ftl-chart .ftl-grid { stroke: var(--ftl-line); stroke-width: 1; }
 .ftl-swatch { vertical-align: middle; }
