@@ -35,14 +35,19 @@ def clean_python(distributions, tmp_path_factory):
     venv.create(folder, symlinks=os.name != "nt")
     python = next(folder.glob("*/python"))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*command, str(distributions[1])], check=True)
+    subprocess.run([*command, str(distributions[1])], check=True, env=alone())
     site = next(folder.glob("lib/*/site-packages"))
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return python
 
 
+def alone() -> dict[str, str]:
+    "An environment in which no checkout stands before what is installed."
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def run(python: Path, code: str, cwd: Path) -> str:
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=cwd, env=alone())
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -95,7 +100,7 @@ def test_reference_results_are_there_without_the_repository(clean_python, tmp_pa
 def test_installed_command_answers_and_says_how_to_get_the_lessons(clean_python, tmp_path):
     command = clean_python.parent / "finetune-lessons"
     helped, refused = (
-        subprocess.run([command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        subprocess.run([command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=alone())
         for arguments in (["--help"], ["run", "11"])
     )
     assert helped.returncode == 0 and "train" in helped.stdout

@@ -30,7 +30,7 @@ def by_hand(z, y):
         (lambda z, y: z, "shape (6, 4); expected ()"),
         (lambda z, y: z.nonsense, "AttributeError"),
         (lambda z: z, "TypeError"),
-        (lambda z, y: 17.0, "the answer is 17, expected"),
+        (lambda z, y: -17.0, "the answer is -17, expected"),
     ],
 )
 def test_any_answer_gets_a_sentence(learner, says):

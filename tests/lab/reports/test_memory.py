@@ -45,7 +45,7 @@ def test_peak_memory_is_the_same_each_time_however_scattered_the_free_memory_is(
     for _ in range(3):
         with PeakMemory() as peak:
             expected = scatter()
-        assert peak.megabytes == pytest.approx(expected, rel=0.03)
+        assert peak.megabytes == pytest.approx(expected, rel=0.1)
 
 
 def test_peak_memory_does_not_hide_in_what_earlier_code_freed():
