@@ -1,12 +1,12 @@
 """The lessons as a course: what each is about, what it stands on, and which exercises somebody has passed."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_lessons.lab.data.json_files import read_json
 from finetune_lessons.lab.notebooks.executing import lessons
 
 PROGRESS = "FINETUNE_LESSONS_PROGRESS"  # a file instead of the user's; empty: none
@@ -81,13 +81,12 @@ def _exercises(lesson: Lesson, done: Mapping[str, list[int]] | None) -> str:
 
 def progress() -> Mapping[str, list[int]]:
     "The numbers of the exercises that somebody passed on this computer, by lesson: none where none is kept."
-    file = progress_file()
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    except (OSError, ValueError):
-        return {}
-    kept = found.items() if isinstance(found, dict) else ()
-    return {lesson: numbers for lesson, numbers in kept if isinstance(numbers, list)}
+    kept = read_json(file) if (file := progress_file()) else {}
+    return {
+        lesson: [number for number in numbers if isinstance(number, int)]
+        for lesson, numbers in kept.items()
+        if isinstance(numbers, list)
+    }
 
 
 def progress_file() -> Path | None:

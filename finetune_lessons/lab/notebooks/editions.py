@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_lessons.lab.data.json_files import read_json, write_json
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
@@ -79,7 +81,7 @@ def make_copies(
     index, which holds no exercise, only what is written counts as work, and not what was run.
     """
     record = folder / RECORD
-    known = _known(record)
+    known = read_json(record)
     for path in _sources(source):
         name, copy = path.relative_to(source).as_posix(), folder / path.relative_to(source)
         old, lesson = known.get(name, {}), _digest(path.read_bytes())
@@ -90,15 +92,7 @@ def make_copies(
         if not copy.is_file() or old.get("lesson") != lesson or path.stem == INDEX:
             _write(path, copy, cells)
         known[name] = {"lesson": lesson, "copy": _state(copy)}
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(known, indent=1) + "\n")
-
-
-def _known(record: Path) -> dict[str, dict[str, str]]:
-    try:
-        return json.loads(record.read_text())
-    except (OSError, ValueError):
-        return {}
+    write_json(record, known)
 
 
 def _sources(source: Path) -> list[Path]:

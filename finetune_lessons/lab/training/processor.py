@@ -1,18 +1,17 @@
 """What this processor is, how many threads it runs well, and the precision in which it multiplies fastest."""
 
-import json
 import os
 import platform
 import sys
 import time
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from finetune_lessons.lab.data.cached import home
+from finetune_lessons.lab.data.json_files import read_json, write_json
 
 ROWS, WIDEST = 256, 1024  # of the products that are timed: wide enough for the full rate, small enough for the budget
 BUDGET = 0.05  # seconds
@@ -54,11 +53,12 @@ def gain_of_bf16(
     """
     outputs, inputs = (min(size, WIDEST) for size in shape)
     key, file = f"{name()}, torch {torch.__version__}, {outputs} x {inputs}", home() / "bf16.json"
-    kept = _read(file)
+    kept = {of: ratio for of, ratio in read_json(file).items() if isinstance(ratio, float) and ratio > 0}
     if key not in kept:
         gain = round(_measured(outputs, inputs), 3)
         print(f"Measured once, for {key}: bf16 is {gain:.2g} times as fast as fp32.", file=sys.stderr)
-        _write(file, kept | {key: gain})
+        with suppress(OSError):  # where nothing can be written, the next process measures again
+            write_json(file, kept | {key: gain})
         return gain
     return kept[key]
 
@@ -74,20 +74,3 @@ def _measured(outputs: int, inputs: int) -> float:
                 torch.autograd.grad(torch.nn.functional.linear(x, w).sum(), (x, w))
             seconds[half].append(time.perf_counter() - started)
     return min(seconds[False]) / min(seconds[True])
-
-
-def _read(file: Path) -> dict[str, float]:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return {key: ratio for key, ratio in kept.items() if isinstance(ratio, float) and ratio > 0}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def _write(file: Path, kept: dict[str, float]) -> None:
-    "Where nothing can be written, the next process measures again."
-    own = file.with_name(f"{file.name}.{os.getpid()}")
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        own.replace(file)

@@ -1,0 +1,26 @@
+"""Small files of JSON that several processes read and write."""
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    "The object in the file; empty where the file is missing, or holds anything else."
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    "Whole, or not at all. Raises OSError where nothing can be written."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f"{file.name}.{uuid4().hex[:8]}")
+    try:
+        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
