@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Forward = Callable[..., Any]
 
@@ -17,6 +18,15 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             undo.callback(_restore, module, vars(module).get("forward"))
             vars(module)["forward"] = forward
         yield
+
+
+def reach_the_end(
+    forwards: Mapping[nn.Module, Forward],  # some of which put out NaN
+    call: Callable[[], list[Tensor]],  # what the model puts out
+) -> bool:
+    "Whether what is no number in these modules' outputs reaches the model's: whether it depends on them."
+    with torch.no_grad(), replaced(forwards):
+        return not all(x.isfinite().all() for x in call())
 
 
 def always(output: Any) -> Forward:

@@ -15,7 +15,7 @@ from xxhash import xxh3_128
 
 from finetune_lessons.lab.models.modes import mode, modes_kept
 from finetune_lessons.lab.training.front import Front, tensor_of
-from finetune_lessons.lab.training.replacing import always, replaced
+from finetune_lessons.lab.training.replacing import always, reach_the_end, replaced
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FLAGS = ("use_cache", "return_dict")
@@ -75,10 +75,15 @@ class Trunk:
         return any(map(_has_hooks, [*self.layers, *self.front.modules]))
 
     def _front(self, layer: nn.Module | None) -> Front:
+        if layer is None:
+            return Front(None, self._outputs)
+        with torch.no_grad():
+            hidden = self._first_input()  # in place of what the last frozen layer puts out
         try:
-            return Front(layer, self._outputs_behind)
+            with replaced(dict.fromkeys(self.layers, always(hidden))):
+                return Front(layer, self._outputs)
         except (TypeError, ValueError):  # layers that hand on more than one tensor, as `output` says
-            return Front(None, self._outputs_behind)
+            return Front(None, self._outputs)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -136,8 +141,7 @@ class Trunk:
     def _is_read_elsewhere(self, source: nn.Module, output: Tensor) -> bool:
         "Whether what the model puts out depends on it where the frozen layers do not."
         hidden, nothing = torch.zeros_like(output), output * math.nan
-        with torch.no_grad(), replaced(dict.fromkeys(self.layers, always(hidden)) | {source: always(nothing)}):
-            return not all(x.isfinite().all() for x in self._outputs())
+        return reach_the_end(dict.fromkeys(self.layers, always(hidden)) | {source: always(nothing)}, self._outputs)
 
     def _outputs(self) -> list[Tensor]:
         "What the model puts out for two tokens."
@@ -145,13 +149,6 @@ class Trunk:
         with mode(self.body, training=False):
             outputs = self.body(**inputs)
         return [x for x in (outputs if isinstance(outputs, tuple) else outputs.to_tuple()) if isinstance(x, Tensor)]
-
-    def _outputs_behind(self) -> list[Tensor]:
-        "The same, with what the first layer is given in place of what the last frozen one puts out."
-        with torch.no_grad():
-            hidden = self._first_input()
-        with replaced(dict.fromkeys(self.layers, always(hidden))):
-            return self._outputs()
 
     def _outputs_of(self, modules: Sequence[nn.Module], inputs: Mapping[str, Tensor]) -> list[Any]:
         "What these put out, in the order of their calls; nothing behind the last is computed."
@@ -192,7 +189,7 @@ class Trunk:
         "Of all that can change what the layers put out."
         digest = xxh3_128()
         digest.update(repr([(type(part).__name__, settings(part)) for part in self.parts]).encode())
-        digest.update(repr([precision(), _config(self.body), len(self.layers)]).encode())
+        digest.update(repr([precision(), _config(self.body), len(self.layers), self.front.widths]).encode())
         for tensor in (t for part in self.parts for t in (*part.parameters(False), *part.buffers(False))):
             if not tensor.requires_grad:
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
