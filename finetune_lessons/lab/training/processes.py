@@ -59,7 +59,7 @@ class Processes:
     def summed(self, values: torch.Tensor) -> torch.Tensor:
         from accelerate.utils import reduce
 
-        return reduce(values.to(self.device), "sum")
+        return reduce(values.to(self.device), "sum") if self.count > 1 else values
 
     def gathered(self, value: T) -> list[T]:
         "What each process has for `value`."

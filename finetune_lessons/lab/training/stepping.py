@@ -69,7 +69,7 @@ class Stepping:
         attempt = Attempt(rows, batches, self.config["lr"], numbers, before)
         if not self._ahead and (fault := attempt.fault(self.scaler)):
             raise fault
-        tokens = sum(self.processes.gathered(sum(map(count_tokens, batches))))
+        tokens = int(self.processes.summed(torch.tensor(sum(map(count_tokens, batches)))))
         if self.best:
             self.best.before_training(set(parameters))
         with uninterrupted():
