@@ -1,5 +1,6 @@
 """Tiny models with random weights, and texts that they can learn: seconds, and no network."""
 
+import math
 import random
 from functools import cache
 
@@ -156,6 +157,25 @@ def tiny_run(model=None, data=None, **settings) -> Run:
     settings = {"precision": "fp32", "eval_every": 0} | settings
     tokenizer = settings.pop("tokenizer", None) or tiny_tokenizer()
     return Run(tiny_model("bert") if model is None else model, tokenizer, data or tiny_tokens(), **settings)
+
+
+def run_with_running_means(broken_at: int) -> Run:
+    "A run of a model with a batch normalisation, whose loss is no number in one step."
+
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert, self.norm = tiny_model("bert"), torch.nn.BatchNorm1d(2)
+
+        def forward(self, **inputs):
+            return self.norm(self.bert(**inputs).logits)
+
+    def loss(model, batch):
+        value = cross_entropy(model(**model_inputs(batch)), batch["labels"])
+        return value * math.nan if run.index == broken_at else value
+
+    run = tiny_run(Normed(), loss=loss)
+    return run
 
 
 def weights(model) -> dict[str, torch.Tensor]:

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import classification, same_bits, tiny_language_data, tiny_model, tiny_run, weights
+from tiny import classification, run_with_running_means, same_bits, tiny_language_data, tiny_model, tiny_run, weights
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,7 +20,6 @@ from finetune_lessons.cross_entropy import classification_loss, language_model_l
 from finetune_lessons.lab.training import batches as batches_module
 from finetune_lessons.lab.training import run as run_module
 from finetune_lessons.lab.training.ahead import can_go_ahead
-from finetune_lessons.lab.training.batches import model_inputs
 from finetune_lessons.lab.training.optimisation import make_optimizer
 from finetune_lessons.lab.training.run import NonFiniteLoss, Run, Step
 from finetune_lessons.lab.training.steps import Numbers
@@ -281,19 +279,7 @@ def test_nothing_is_evaluated_or_saved_after_a_step_that_was_not_taken(ahead, tm
 
 
 def test_running_means_are_those_of_before_the_step(ahead):
-    class Normed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bert, self.norm = tiny_model("bert"), nn.BatchNorm1d(2)
-
-        def forward(self, **inputs):
-            return self.norm(self.bert(**inputs).logits)
-
-    def loss(model, batch):
-        value = cross_entropy(model(**model_inputs(batch)), batch["labels"])
-        return value * math.nan if run.index == 2 else value
-
-    run = tiny_run(Normed(), loss=loss)
+    run = run_with_running_means(broken_at=2)
     for _ in range(2):
         next(run)
     before = weights(run.model)

@@ -19,6 +19,7 @@ from tiny import (
     ARCHITECTURES,
     classification,
     language_model,
+    run_with_running_means,
     same_bits,
     tiny_data,
     tiny_language_data,
@@ -607,19 +608,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(fault, named, precision):
 
 
 def test_a_step_that_failed_leaves_no_trace_in_running_means():
-    class Normed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bert, self.norm = tiny_model("bert"), nn.BatchNorm1d(2)
-
-        def forward(self, **inputs):
-            return self.norm(self.bert(**inputs).logits)
-
-    def loss(model, batch):
-        value = cross_entropy(model(**model_inputs(batch)), batch["labels"])
-        return value * math.nan if run.index == 2 else value
-
-    run = tiny_run(Normed(), loss=loss)
+    run = run_with_running_means(broken_at=2)
     for _ in range(2):
         next(run)
     before = weights(run.model)
