@@ -1,4 +1,4 @@
-"""Write what is made of the notebooks besides modules: the way through the lessons in the index, and README.md."""
+"""Write what is made of the notebooks besides modules: the way through the lessons, Colab's editions, and README.md."""
 
 import re
 import sys
@@ -11,8 +11,9 @@ sys.path.insert(0, "")  # the package beside the notebooks, and not another that
 
 from finetune_lessons.lab.notebooks.course import TABLE, course, course_table
 from finetune_lessons.lab.notebooks.course_picture import course_words, draw_course
+from finetune_lessons.lab.notebooks.editions import colab_editions
 
-INDEX, PICTURE = Path("nbs/index.ipynb"), Path("nbs/course.svg")
+INDEX, PICTURE, FOR_COLAB = Path("nbs/index.ipynb"), Path("nbs/course.svg"), Path("colab")
 
 lessons = course()
 PICTURE.write_text(draw_course(lessons), encoding="utf-8")
@@ -22,6 +23,12 @@ for cell in index.cells:
         cell.source = course_table(lessons)
     cell.source = re.sub(rf"!\[[^]]*\]\({PICTURE.name}\)", f"![{course_words(lessons)}]({PICTURE.name})", cell.source)
 nbformat.write(index, INDEX)
+
+FOR_COLAB.mkdir(exist_ok=True)
+for old in FOR_COLAB.glob("*.ipynb"):
+    old.unlink()
+for name, notebook in colab_editions(INDEX.parent):
+    nbformat.write(notebook, FOR_COLAB / name)
 
 index.metadata["language_info"] = {"name": "python"}
 text, _ = MarkdownExporter().from_notebook_node(index)

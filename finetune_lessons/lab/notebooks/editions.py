@@ -70,6 +70,17 @@ def _is_library(source: str) -> bool:
     return all(name.startswith("_") for name in made) if made else isinstance(body[0], (ast.Import, ast.ImportFrom))
 
 
+def colab_editions(
+    source: Path,  # the folder of the lessons, such as nbs
+) -> "Iterator[tuple[str, NotebookNode]]":
+    "What the badge of a notebook opens: its name, and the edition without any output."
+    import nbformat
+
+    for path in _sources(source):
+        if path.suffix == ".ipynb" and COLAB.search((notebook := nbformat.read(path, as_version=4)).cells[0].source):
+            yield path.name, edition(notebook, outputs=False)
+
+
 def make_copies(
     source: Path,  # the folder of the lessons, such as nbs
     folder: Path,  # of the copies

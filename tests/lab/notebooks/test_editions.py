@@ -1,6 +1,7 @@
 """Readers work in copies that do not answer before they did, and whose work nobody overwrites."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from finetune_lessons.lab.notebooks import opening
-from finetune_lessons.lab.notebooks.editions import LIBRARY, edition, make_copies
+from finetune_lessons.lab.notebooks.editions import LIBRARY, colab_editions, edition, make_copies
 from finetune_lessons.lab.notebooks.executing import lessons
 
 NBS = Path(__file__).parents[3] / "nbs"
@@ -104,6 +105,27 @@ def test_lessons_have_questions_whose_answers_are_not_shown():
         assert len(cleared) <= 12, path.stem
         assert 1 <= sum(LIBRARY in cell.source for cell in copy.cells) <= 10
     assert asking >= len(lessons()) - 1
+
+
+# on Colab
+
+BADGE = re.compile(r"\]\(https://colab\.research\.google\.com/github/[\w-]+/[\w-]+/blob/main/(\S+\.ipynb)\)")
+
+
+def test_colab_opens_an_edition_without_answers(source):
+    ((name, opened),) = colab_editions(source)  # of those that have a badge
+    assert name == "11_b.ipynb" and shown(opened.cells) == ["# B\n\n> So.", "Guess.", []]
+
+
+@pytest.mark.parametrize("path", lessons(), ids=lambda path: path.stem)
+def test_the_badge_of_a_lesson_opens_what_shows_no_output(path):
+    head, *cells = nbformat.read(path, as_version=4).cells
+    (opened,) = BADGE.findall(head.source)
+    copy = nbformat.read(NBS.parent / opened, as_version=4)
+    code = [cell for cell in copy.cells if cell.cell_type == "code"]
+    assert code and not any(cell.outputs or cell.execution_count for cell in code)
+    assert [cell.id for cell in copy.cells[1:]] == [cell.id for cell in cells]
+    assert "Open in Colab" not in copy.cells[0].source
 
 
 # copies
