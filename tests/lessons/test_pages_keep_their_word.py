@@ -1,5 +1,6 @@
 """A lesson's page says what stands below it: numbers, equal budgets, a picture early on, one's own data at the end."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import nbformat
 import pytest
 
 from finetune_lessons.lab.notebooks.executing import lessons
+from finetune_lessons.lab.panel.names import KNOWN
 
 RESULTS = Path(__file__).parents[2] / "nbs" / "results"
 ALL = pytest.mark.parametrize("path", lessons(), ids=lambda path: path.stem)
@@ -67,6 +69,19 @@ def test_the_picture_of_the_idea_comes_in_the_first_third(path):
     notebook = nbformat.read(path, as_version=4)
     early = notebook.cells[: len(notebook.cells) // 3]
     assert any(len(alt) > 40 for cell in early for alt in pictures(cell))
+
+
+@ALL
+def test_every_knob_says_what_it_is(path):
+    code = [ast.parse(cell.source) for cell in cells(path, "code") if re.search(r"\b(?:Panel|explore)\(", cell.source)]
+    calls = [node for tree in code for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    turned = [call for call in calls if getattr(call.func, "id", "") in ("Panel", "explore")]
+    assert len(turned) >= 2 or path.stem[:2] == "32"
+    for call in turned:
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        said = ast.literal_eval(given.pop("help")) if "help" in given else {}
+        knobs = given.keys() - {"ask", "hide", "lock", "xlabel"}
+        assert knobs and all(said.get(name) or KNOWN.get(name, " ")[-1].strip() for name in knobs), sorted(knobs)
 
 
 @pytest.mark.parametrize("path", REVIEWS, ids=lambda path: path.stem)

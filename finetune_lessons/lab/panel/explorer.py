@@ -10,7 +10,7 @@ from finetune_lessons.lab.panel.bars import Axes
 from finetune_lessons.lab.panel.errors import explain, settings
 from finetune_lessons.lab.panel.frame import framed, side_by_side
 from finetune_lessons.lab.panel.knobs import Knobs, refuse_taken_names
-from finetune_lessons.lab.panel.pictures import picture, still
+from finetune_lessons.lab.panel.pictures import picture, still, words_for
 from finetune_lessons.lab.panel.view import failure
 
 
@@ -63,10 +63,12 @@ class Explorer:
             said = explain(error, during, values, self.knobs.moved(values))
             self._picture.value = failure(said, "".join(traceback.format_exception(error)))
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": repr(self)}
-        return {**bundle, **(still(self.result, self.xlabel, self._axes) if self._drawn else {})}
+        shown = still(self.result, self.xlabel, self._axes) if self._drawn else {}
+        said = [repr(self), words_for(self.result) if shown else ""]
+        data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": repr(self), **shown}
+        return data, {kind: {"alt": "\n".join(filter(None, said))} for kind in shown}
 
     def __repr__(self) -> str:
         return f"explore {getattr(self.function, '__name__', '')}: {settings(self.values)}"

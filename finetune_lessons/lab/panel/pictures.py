@@ -24,7 +24,7 @@ def picture(result: Any, xlabel: str, axes: Axes) -> str:
         values = _matrix(result)
         return _image(_map_png(values), f"map of {len(values)} by {len(values[0])} values") + _range_of(values)
     if hasattr(result, "savefig"):
-        return _image(figure_png(result), "figure")
+        return _image(figure_png(result), words_for(result))
     for method in ("_repr_html_", "_repr_svg_"):
         if hasattr(result, method):
             return getattr(result, method)()
@@ -39,6 +39,15 @@ def still(result: Any, xlabel: str, axes: Axes) -> dict[str, str]:
     if _is_matrix(result):
         return {"image/png": _map_png(_matrix(result))}
     return {"image/png": figure_png(result)} if hasattr(result, "savefig") else {}
+
+
+def words_for(result: Any) -> str:
+    "What a figure shows, for a screen reader; empty for all that is none."
+    if not hasattr(result, "savefig"):
+        return ""
+    from finetune_lessons.lab.figures.alt_text import describe
+
+    return getattr(result, "alt", "") or describe(result)
 
 
 def _bars_of(result: Mapping[str, Any]) -> dict[str, float]:
@@ -149,4 +158,4 @@ def _range_of(values: Any) -> str:
 
 
 def _image(data: str, words: str) -> str:
-    return f'<img alt="{words}" style="max-width:100%" src="data:image/png;base64,{data}">'
+    return f'<img alt="{escape(words)}" style="max-width:100%" src="data:image/png;base64,{data}">'

@@ -38,7 +38,25 @@ def test_explore_draws_lines_maps_figures_tables_and_texts():
 
 def test_explore_leaves_a_picture_for_pages_without_widgets():
     for result in ({"a": 1.0}, {"f": [1, 2, 3]}):
-        assert picture_of(result)._repr_mimebundle_()["image/png"].startswith("iVBORw0KGgo")
+        data, _ = picture_of(result)._repr_mimebundle_()
+        assert data["image/png"].startswith("iVBORw0KGgo")
+
+
+def test_a_figure_has_words_live_and_saved():
+    from finetune_lessons.lab.reports.plots import new_figure
+
+    def bars(t=1.0):
+        figure, (ax,) = new_figure()
+        ax.bar(["prompt", 'a "text"'], [t, 2])
+        ax.set_title("Attention")
+        return figure
+
+    explorer = explore(bars, t=(0.0, 5.0))
+    said = 'Attention: bars: prompt 1, a "text" 2.'
+    assert f'<img alt="{html.escape(said)}"' in explorer._picture.value
+    assert explorer._repr_mimebundle_()[1] == {"image/png": {"alt": f"explore bars: t=1\n{said}"}}
+    explorer.set(t=3.0)
+    assert "prompt 3, a " in explorer._picture.value
 
 
 def test_explore_says_what_failed():
@@ -73,10 +91,10 @@ def test_what_makes_no_picture_is_said_and_the_explorer_stays_alive(result, said
     explorer = explore(lambda bad=True: result if bad else {"c": 2.0}, bad=True)
     text = html.unescape(explorer._picture.value)
     assert re.search(f"Failed while drawing the result: .*{said}", text)
-    assert set(explorer._repr_mimebundle_()) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert set(explorer._repr_mimebundle_()[0]) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
     explorer.set(bad=False)
     assert "c 2" in explorer._picture.value
-    assert explorer._repr_mimebundle_()["image/png"].startswith("iVBORw0KGgo")
+    assert explorer._repr_mimebundle_()[0]["image/png"].startswith("iVBORw0KGgo")
 
 
 def test_curves_may_change_their_names_and_kinds_between_calls():
@@ -92,7 +110,7 @@ def test_what_is_not_finite_is_left_out_and_named():
     bars = picture_of({"a": 1.0, "b": math.inf, "c": math.nan})
     assert 'aria-label="a 1, b inf, c nan"' in bars._picture.value
     assert 'width="nan"' not in bars._picture.value and 'width="inf"' not in bars._picture.value
-    assert bars._repr_mimebundle_()["image/png"]
+    assert bars._repr_mimebundle_()[0]["image/png"]
     assert "from 0 (dark) to 1 (bright)" in picture_of(np.array([[0, 1], [math.nan, math.inf]]))._picture.value
 
 
@@ -107,7 +125,7 @@ def test_tensors_are_drawn_whatever_they_are():
 def test_explore_of_an_answer_that_failed_before_the_first_one_is_shown():
     explorer = explore(lambda t=1.0: {"a": 1 / (t - 1)}, t=(0.0, 5.0))
     assert explorer.result is None
-    assert set(explorer._repr_mimebundle_()) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert set(explorer._repr_mimebundle_()[0]) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
 
 
 def bar(explorer, name):
@@ -126,7 +144,7 @@ def test_each_unit_has_an_axis_of_its_own():
     _, long, _ = bar(explorer, "loss")
     _, half, _ = bar(explorer, "p of a")
     assert half > 150 and long < 1.5 * half
-    assert explorer._repr_mimebundle_()["image/png"]
+    assert explorer._repr_mimebundle_()[0]["image/png"]
     curves = picture_of({"loss, nats": [1, 2], "p, probability": [0, 1]})._picture.value
     assert curves.count('class="ftl-title"') == 2 and "loss 2 at x 1" in curves
 
