@@ -25,7 +25,7 @@ class Drive:
             raise ValueError(f"drive must be 'thread', 'pump' or None; given: {kind!r}")
         self.kind = kind or ("pump" if "google.colab" in sys.modules else "thread")
         self._loop, self._view = loop, view
-        self._requested: Callable[[], None] | None = None
+        self._requested: list[Callable[[], None]] = []
         self._timer = threading.Timer(PATIENCE, self._start_requested)
         view.on_tick(self._tick)
 
@@ -36,9 +36,11 @@ class Drive:
         after it has heard of the click comes after those values; without a tick, the run starts all the same.
         """
         with self._loop.lock:
-            if self._requested:
+            if start in self._requested:  # a double click
                 return
-            self._requested = start
+            self._requested.append(start)
+            if len(self._requested) > 1:
+                return
         self._view.tick(True)
         self._timer = threading.Timer(PATIENCE, self._start_requested)
         self._timer.daemon = True
@@ -62,10 +64,11 @@ class Drive:
 
     def _start_requested(self) -> None:
         with self._loop.lock:
-            start, self._requested = self._requested, None
-        if start:
+            requested, self._requested = self._requested, []
+        if requested:
             self._timer.cancel()
-            start()
+            for start in requested:
+                start()
             self._view.tick(self.kind == "pump" and not self._loop.idle.is_set())
 
     def _tick(self, seconds: float = TICK) -> None:

@@ -72,6 +72,18 @@ def test_values_that_arrive_after_the_click_count(drive):
     assert list(panel.results["lr"]) == [0.25]
 
 
+@both_drives
+def test_a_click_on_run_right_after_a_prediction_counts_too(drive):
+    panel = Panel(make_run, drive=drive, ask="Which one?", lr=(0.0, 1.0))
+    panel.run(lr=0.1)
+    panel._view.prediction.text.value = "lower"
+    panel._view.prediction.commit.click()
+    panel._view.run.click()
+    panel._view.play.value += 1
+    finish(panel)
+    assert len(panel.results) == 2 and "You predicted: lower." in status(panel)
+
+
 def test_a_click_without_an_answer_of_the_browser_starts_all_the_same(monkeypatch):
     monkeypatch.setattr(drives, "PATIENCE", 0)
     started = threading.Event()
