@@ -35,6 +35,13 @@ def pytest_ignore_collect(collection_path, config):
         return collection_path.relative_to(HERE).as_posix() in SLOW or None
 
 
+def pytest_collection_modifyitems(items):
+    "A test is called the same in every process: by its name it is run again, and shared among several."
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: an address is in its name; give the parameter an id")
+
+
 @pytest.fixture
 def one_thread():
     "For tiny models: threads would wait for each other longer than they compute."

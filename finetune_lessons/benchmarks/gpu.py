@@ -1,5 +1,7 @@
 """What a `Run` reaches on a GPU, beside transformers' Trainer and peft: `finetune-lessons bench gpu`."""
 
+import copy
+import random
 import statistics
 import tempfile
 import time
@@ -44,7 +46,7 @@ class Size:
     matrix: int = 8192  # rows of the matrices whose product gives the rate
 
 
-FULL_SIZE = Size({"minilm": 4096, "smollm2": 512}, {"minilm": 32, "smollm2": 8}, {"minilm": 16384, "smollm2": 8192})
+FULL_SIZE = Size({"minilm": 2048, "smollm2": 256}, {"minilm": 32, "smollm2": 8}, {"minilm": 16384, "smollm2": 8192})
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Work:
     method: str
     size: Size
     data: Any
+    pretrained: tuple[Any, Any]  # the model, of which each contender trains a copy, and its tokenizer
 
     @property
     def name(self) -> str:
@@ -64,10 +67,8 @@ class Work:
     def causal(self) -> bool:
         return self.model == "smollm2"
 
-    def load(self) -> tuple[Any, Any]:
-        return load_causal_lm(self.model) if self.causal else load_encoder(self.model)
-
-    def changed(self, model: Any, library: str) -> Any:
+    def changed(self, library: str) -> Any:
+        model = copy.deepcopy(self.pretrained[0])
         if self.method == "full":
             return model
         if library == "here":
@@ -104,26 +105,28 @@ def _works(size: Size) -> Iterator[Work]:
     from datasets import DatasetDict
 
     for model, (load, texts) in {"minilm": (load_encoder, "movies"), "smollm2": (load_causal_lm, "news")}.items():
-        tokenizer = load(model)[1]
+        pretrained = load(model)
         train = load_data(texts, n_train=size.texts[model])["train"]
         columns = ["text", "label"] if model == "minilm" else ["text"]
-        data = tokenize(DatasetDict(train=train.select_columns(columns)), tokenizer, LONGEST)
+        data = tokenize(DatasetDict(train=train.select_columns(columns)), pretrained[1], LONGEST)
         for method in ("full", "LoRA"):
-            yield Work(model, method, size, data)
+            yield Work(model, method, size, data, pretrained)
 
 
 def _measured(works: list[Work], rounds: int, until: float) -> Iterator[dict[str, Any]]:
-    "Round by round, each contender once; the first round warms up, and none is begun that would end too late."
-    longest = 0.0
+    """Round by round, each contender once, in an order of its own; none is begun that would end too late. The first one
+    warms up, with all the shapes there are: the kernels of a new shape took longer to load than a step.
+    """
+    longest, rng = 0.0, random.Random(0)
     for round in range(-1, rounds):
         began = time.perf_counter()
         if round > 0 and began + longest > until:
             return
         for work in works:
-            for name, measure in _contenders(work).items():
-                row = {"work": work.name, "by": name, "round": round, **measure()}
-                if round >= 0:
-                    yield row
+            contenders = _contenders(work)
+            found = {name: contenders[name]() for name in rng.sample(list(contenders), len(contenders))}
+            if round >= 0:
+                yield from ({"work": work.name, "by": name, "round": round, **found[name]} for name in contenders)
         longest = max(longest, time.perf_counter() - began)
 
 
@@ -141,13 +144,12 @@ def _contenders(work: Work) -> dict[str, Callable[[], dict[str, float]]]:
 
 
 def _with_run(work: Work, library: str = "here", chunk: int | None = None, **settings: Any) -> dict[str, float]:
-    model, tokenizer = work.load()
     loss = partial(language_model_loss, chunk=chunk) if work.causal else classification_loss
     settings = {"batch_size": work.size.batch[work.model]} | settings
     with PeakMemory() as memory:
-        model = work.changed(model, library)
+        model = work.changed(library)
         epochs = 4 if "max_tokens" in settings else 1  # so that few large steps leave some to measure
-        run = Run(model, tokenizer, work.data, loss=loss, lr=LR, epochs=epochs, eval_every=0, **settings)
+        run = Run(model, work.pretrained[1], work.data, loss=loss, lr=LR, epochs=epochs, eval_every=0, **settings)
         for _ in range(work.size.warm):
             next(run)
         started = _now()
@@ -165,7 +167,7 @@ def _with_trainer(work: Work, **settings: Any) -> dict[str, float]:
             if state.global_step == work.size.warm:
                 self.started = _now()
 
-    model, tokenizer = work.load()
+    tokenizer = work.pretrained[1]
     plain = DataCollatorForLanguageModeling(tokenizer, mlm=False) if work.causal else DataCollatorWithPadding(tokenizer)
     counts: list[int] = []
 
@@ -175,7 +177,7 @@ def _with_trainer(work: Work, **settings: Any) -> dict[str, float]:
         return batch
 
     with PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
-        model, clock = work.changed(model, "peft"), Clock()
+        model, clock = work.changed("peft"), Clock()
         arguments = TrainingArguments(
             folder, per_device_train_batch_size=work.size.batch[work.model], learning_rate=LR, num_train_epochs=1,
             save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), **settings,

@@ -66,8 +66,8 @@ def test_the_arithmetic_is_what_torch_counts(method, tiny_models):
 
     ids = torch.randint(7, 90, (8, 24), generator=torch.Generator().manual_seed(0))
     data = DatasetDict(train=Dataset.from_dict({"input_ids": ids.tolist()}))
-    work = gpu.Work("smollm2", method, SMALL, data)
-    model = work.changed(work.load()[0], "here")
+    work = gpu.Work("smollm2", method, SMALL, data, decoder("smollm2"))
+    model = work.changed("here")
     model.set_attn_implementation("eager")  # computes what is masked too
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids).logits.sum().backward()

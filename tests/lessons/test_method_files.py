@@ -1,5 +1,6 @@
 """Files know the plain names of a model that holds a method, and say what they are."""
 
+import importlib.metadata
 import json
 import shutil
 import warnings
@@ -129,6 +130,18 @@ def test_a_file_says_its_format_its_versions_and_its_base(tmp_path):
     described = json.loads((tmp_path / "lora" / "method.json").read_text())
     assert described["format"] == 1 and described["base"] == str(tmp_path / "base")
     assert described["transformers_version"] and described["finetune_lessons_version"] and described["torch_version"]
+
+
+def test_a_checkout_that_nobody_installed_saves_too(tmp_path, monkeypatch):
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    found = importlib.metadata.distribution
+    monkeypatch.setattr(
+        importlib.metadata, "distribution", lambda name: (not_installed if name == "finetune_lessons" else found)(name)
+    )
+    save_method(add_lora(tiny.tiny_model("bert")), tmp_path)
+    assert json.loads((tmp_path / "method.json").read_text())["finetune_lessons_version"]
 
 
 @pytest.mark.parametrize(("format", "says"), [(2, "format 2, known are 1 to 1: update"), ("1", "format 1, known")])

@@ -194,7 +194,7 @@ def test_two_loras_add_up_and_merge(model):
     with disable(model, "second"):
         assert not torch.equal(logits(model), both)
     eject(model, merge=True)
-    assert torch.allclose(logits(model), both, atol=1e-5) and not wrappers(model)
+    assert torch.allclose(logits(model), both, atol=1e-4) and not wrappers(model)
 
 
 def test_of_two_loras_on_a_layer_only_the_one_that_is_on_is_merged(model):
@@ -202,13 +202,13 @@ def test_of_two_loras_on_a_layer_only_the_one_that_is_on_is_merged(model):
     activate(model, "second")
     second = logits(model)
     merge_lora(model, "second")
-    assert torch.allclose(logits(model), second, atol=1e-5)
+    assert torch.allclose(logits(model), second, atol=1e-4)
     unmerge_lora(model, "second")
     with pytest.raises(ValueError, match="'second' lies around 'first'"):
         eject(model, "second", merge=True)
     assert torch.equal(logits(model), second)
     eject(model, merge=True)
-    assert torch.allclose(logits(model), second, atol=1e-5) and not wrappers(model)
+    assert torch.allclose(logits(model), second, atol=1e-4) and not wrappers(model)
 
 
 def test_a_merged_lora_is_one_product_and_unmerges_to_the_bit(model):

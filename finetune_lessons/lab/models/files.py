@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import finetune_lessons
+
 
 @contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
@@ -86,7 +88,8 @@ def base_of(model: Any) -> str | None:
 
 def versions() -> dict[str, str]:
     "Of what has to do with a file."
-    return {f"{name}_version": version(name) for name in ("finetune_lessons", "torch", "transformers")}
+    others = {f"{name}_version": version(name) for name in ("torch", "transformers")}
+    return {"finetune_lessons_version": finetune_lessons.__version__, **others}
 
 
 def fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

@@ -284,7 +284,7 @@ def test_texts_that_are_no_strings_are_refused(hub):
         load_data("some/texts")
 
 
-@pytest.mark.parametrize("order", permutations(["dev", "validation", "val"]))
+@pytest.mark.parametrize("order", list(permutations(["dev", "validation", "val"])))
 def test_of_several_validation_splits_the_one_of_that_name_is_used(hub, capsys, order):
     parts = {split: rows_of(["a", "b"], 100 * (1 + len(split))) for split in order}
     hub[0]["some/texts",] = DatasetDict(train=rows_of(["a", "b"]), **parts, test=rows_of(["a", "b"], 2000))

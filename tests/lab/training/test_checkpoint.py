@@ -77,7 +77,7 @@ def in_new_process(code: str, **named) -> subprocess.Popen:
 # the same bits
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join((*kind[:2], "sgd" if kind[2] else "adamw")))
 def test_resumed_at_any_step_a_run_goes_on_to_the_same_bits(kind, tmp_path):
     whole = make_run(kind)
     for index in range(len(whole) + 1):
