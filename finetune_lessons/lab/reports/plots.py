@@ -86,8 +86,8 @@ def _validation(ax: "Axes", runs: "Mapping[str, Run]", metric: str) -> None:
             ax.errorbar(steps, values, errors, fmt="none", ecolor=colour, elinewidth=1, capsize=3)
     if axis.unlearnt is not None:
         ax.axhline(axis.unlearnt, color=INK, linestyle=":", linewidth=1)
-        ax.annotate("the commonest class, always", (1, axis.unlearnt), xycoords=("axes fraction", "data"),
-                    xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+        ax.annotate("the commonest class, always", (0, axis.unlearnt), xycoords=("axes fraction", "data"),
+                    xytext=(3, 3), textcoords="offset points", fontsize=8)  # fmt: skip
     ax.set_ylim(*axis.limits(ax.get_ylim()))
 
 
