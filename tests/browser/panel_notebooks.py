@@ -38,6 +38,12 @@ explorer = explore(probabilities, temperature=(0.1, 5.0))
 explorer""",
         "print('temperature', explorer.values['temperature'])",
     ],
+    "drawn": [
+        "from finetune_lessons.lab import draw_model, load_encoder\n"
+        "from finetune_lessons.lora import add_lora\n"
+        'model, _ = load_encoder("minilm", seed=0)\n'
+        "draw_model(add_lora(model, r=8))"
+    ],
     "shown": [
         SETUP,
         """panel = Panel(make_run, ask="Which learning rate ends lowest?", lock=["seed"], **knobs)

@@ -57,3 +57,12 @@ def test_the_first_question_is_answered_by_running_its_cell(copies, new_page):
     expect(lab.output(1)).to_contain_text("mean surprise")
     lab.page.locator("summary", has_text="Answer first").first.click()
     expect(answer).to_be_visible()
+
+
+def test_the_picture_of_a_model_fits_a_page_of_800_pixels(open_lab):
+    lab = open_lab("drawn", 800).run_all()
+    picture = lab.output(0).locator(".jp-RenderedSVG img")
+    picture.wait_for()
+    lab.page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=picture.element_handle())
+    area = lab.output(0).locator(".jp-RenderedSVG")
+    assert area.evaluate("area => area.scrollWidth - area.clientWidth") == 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH, SIZE, LINE, PAD, BAND = 720, 13, 18, 8, 10
+WIDTH, SIZE, LINE, PAD, BAND = 624, 13, 18, 8, 10
 LETTER, BOLD = 0.65 * SIZE, 0.72 * SIZE  # how wide one is on average, in the widest of the usual fonts
 # text stands on a fill of its own, never on the page; lines show on a white page and on a black one
 FILLS = {"frozen": "#3f4b57", "trained": "#8a3d00"}
