@@ -140,6 +140,19 @@ def test_saving_twice_changes_nothing(notebook):
     assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments"), [("nbdev", ["--save"]), ("nbclient", []), ("nbformat nbclient ipykernel", [])]
+)
+def test_what_is_not_installed_is_said_before_a_cell_runs(notebook, tmp_path, monkeypatch, capsys, missing, arguments):
+    path = notebook(new_code_cell("open('ran', 'w').close()"))
+    for name in missing.split():
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["run", str(path), *arguments]) == 1
+    said = f"finetune-lessons: this needs what is not installed here: pip install {missing}\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "ran").exists()
+
+
 # scale
 
 

@@ -13,8 +13,9 @@ from finetune_lessons.lab.cli import made
 from finetune_lessons.lab.cli.predictions import add_predict
 from finetune_lessons.lab.cli.train import add_train, train_command
 from finetune_lessons.lab.data.assets import ASSETS, AssetError, asset_path, assets_table
-from finetune_lessons.lab.notebooks.executing import CellFailed, execute, find_lesson, results, save
+from finetune_lessons.lab.notebooks.executing import CellFailed, check_installed, execute, find_lesson, results, save
 from finetune_lessons.lab.notebooks.scale import SCALES
+from finetune_lessons.lab.training.setting_names import meant
 
 BENCHMARKS = {
     "all": ("suite", "bench_all"),
@@ -41,18 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> Namespace:
-    "What is not known is refused; an option of another method by naming that."
+    "What is not known is refused; an option of another method by naming that, a wrong name by the right one."
     first = ArgumentParser("finetune-lessons train", add_help=False, allow_abbrev=False)
     first.add_argument("--method", default="full")
     parser = _parser(first.parse_known_args(arguments)[0].method)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        option = unknown[0].partition("=")[0]
-        of = [method for method in made.METHODS if option in {p.option for p in made.of_method(method)}]
-        trains = options.command is train_command and of
-        wrong = f"{option} is an option of --method {' or '.join(of)}" if trains else f"unknown: {' '.join(unknown)}"
-        parser.error(wrong)
+        parser.error(_refusal(options, unknown))
     return options
+
+
+def _refusal(options: Namespace, unknown: Sequence[str]) -> str:
+    option = unknown[0].partition("=")[0]
+    of = [method for method in made.METHODS if option in {p.option for p in made.of_method(method)}]
+    if options.command is not train_command:
+        return f"unknown: {' '.join(unknown)}"
+    if of:
+        return f"{option} is an option of --method {' or '.join(of)}"
+    here = meant(option.strip("-").replace("-", "_"), vars(options).keys() - {"command"})
+    return f"unknown: {' '.join(unknown)}" + (f"; did you mean --{here.replace('_', '-')}?" if here else "")
 
 
 def _parser(
@@ -98,6 +106,8 @@ def _run(options: Namespace) -> None:
     from finetune_lessons.lab.reports.compare import REMAKE
 
     path = find_lesson(options.lesson)
+    if options.save:
+        check_installed("nbdev")  # before the lesson takes its minutes
     if options.remake:
         os.environ[REMAKE] = "1"
     start = time.perf_counter()

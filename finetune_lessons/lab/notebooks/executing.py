@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,14 @@ def find_lesson(
     raise ValueError(f"unknown lesson {lesson!r}; give a number, a name, or the path of a notebook:\n{listed}")
 
 
+def check_installed(
+    *packages: str,  # that the installed package can do without
+) -> None:
+    "Raises ValueError for those that are missing."
+    if missing := " ".join(name for name in packages if find_spec(name) is None):
+        raise ValueError(f"this needs what is not installed here: pip install {missing}")
+
+
 def execute(
     path: Path,
     scale: str | None = None,  # "smoke", "lesson" or "full"; None leaves it to the environment
@@ -62,6 +71,7 @@ def execute(
 
     Raises CellFailed at the first cell that fails, KeyboardInterrupt after Ctrl-C; the kernel is stopped either way.
     """
+    check_installed("nbformat", "nbclient", "ipykernel")
     import nbformat
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 

@@ -24,6 +24,7 @@ from finetune_lessons.lab.training.precision import Computing, choose_precision
 from finetune_lessons.lab.training.processes import Processes
 from finetune_lessons.lab.training.random_state import RandomState
 from finetune_lessons.lab.training.run_files import newest_whole
+from finetune_lessons.lab.training.setting_names import knows_its_names
 from finetune_lessons.lab.training.settings import checked, is_epochs, is_whole
 from finetune_lessons.lab.training.stepping import Stepping
 from finetune_lessons.lab.training.steps import NUMBERS, Step
@@ -51,6 +52,7 @@ class Run(Stepping):
 
     model: "PreTrainedModel"
 
+    @knows_its_names
     def __init__(
         self,
         model: "PreTrainedModel",  # trained in place; parameters that require no gradient stay as they are

@@ -193,7 +193,12 @@ def test_what_cannot_be_merged_is_refused_before_it_is_trained(method, arguments
         (["--method", "lora", "--r", "much"], "argument --r: invalid int value: 'much'"),
         (["--method", "lora", "--rank-pattern", "query"], "expected NAME=NUMBER, given: 'query'"),
         (["--method", "lora", "--rank-pattern", "query=x"], "expected NAME=NUMBER, given: 'query=x'"),
-        (["--colour", "red"], "unknown: --colour red"),
+        (["--colour", "red"], "unknown: --colour red\n"),
+        (["--learning-rate", "1e-3"], "unknown: --learning-rate 1e-3; did you mean --lr?"),
+        (["--learning_rate=1e-3"], "unknown: --learning_rate=1e-3; did you mean --lr?"),
+        (["--per_device_train_batch_size", "8"], "8; did you mean --batch-size?"),
+        (["--epoch", "1"], "unknown: --epoch 1; did you mean --epochs?"),
+        (["--comand", "1"], "unknown: --comand 1\n"),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_its_usage(wrong, said, capsys):
