@@ -136,7 +136,7 @@ def test_gradient_checkpointing_changes_no_gradient(arch, method):
     def gradients(checkpointing):
         model = disturbed(METHODS[method](tiny.tiny_model(arch, dropout=False))).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         cross_entropy(model(**texts()).logits, torch.tensor([0, 1, 1])).backward()
         return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 

@@ -138,6 +138,7 @@ def test_words_can_be_given_and_are_never_too_many():
 
 
 def test_a_notebook_keeps_the_words_and_its_page_says_them(tmp_path):
+    pytest.importorskip("nbdev")
     path = tmp_path / "a.ipynb"
     cell = 'from finetune_lessons.lab import new_figure\nfigure, _ = new_figure(alt="A \\"wave\\" & a line.")\nfigure'
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), path)
@@ -149,6 +150,7 @@ def test_a_notebook_keeps_the_words_and_its_page_says_them(tmp_path):
 
 
 def test_a_picture_without_words_is_saved_with_those_of_its_text(tmp_path):
+    pytest.importorskip("nbdev")
     data = {"text/plain": "Panel: lr=0.1\nrun 1: done after 8 steps", "image/png": "iVBORw0KGgo="}
     given = {"image/png": {"alt": "A wave."}}
     shown = [
