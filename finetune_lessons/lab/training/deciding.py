@@ -125,7 +125,7 @@ def _told(found: list[Column], task: Task) -> Task:
             warnings.warn(
                 f"{len(rows)} of the {len(numbers)} rows of the split {labels.split!r} have no label (the first: row "
                 f"{rows[0]}, {labels.data[int(rows[0])][labels.name]}): they are left out of loss and metrics",
-                stacklevel=6,
+                stacklevel=7,
             )
     return task
 

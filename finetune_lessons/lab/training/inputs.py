@@ -108,7 +108,7 @@ def _warn_of_padding(model: Any) -> None:
         warnings.warn(
             f"{type(model).__name__} takes no attention mask, so padding changes what it says of a text, and its "
             "numbers depend on the batch size: with batch_size=1 there is none",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -128,8 +128,9 @@ def test_a_model_that_does_not_say_how_much_it_takes_takes_all():
 def test_a_model_that_cannot_tell_padding_is_said_to():
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
     config = transformers.FNetConfig(vocab_size=len(VOCABULARY), pad_token_id=0, num_labels=2, **shape)
-    with pytest.warns(UserWarning, match="FNetForSequenceClassification takes no attention mask, so padding"):
+    with pytest.warns(UserWarning, match="FNetForSequenceClassification takes no attention mask, so padding") as said:
         next(tiny_run(transformers.FNetForSequenceClassification(config)))
+    assert said[0].filename == tiny_run.__code__.co_filename  # where the run is made
 
 
 def test_a_model_without_an_embedding_of_words_is_trained():

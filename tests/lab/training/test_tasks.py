@@ -101,8 +101,9 @@ def test_a_joint_step_of_several_tasks_is_the_same_in_pieces(accum, weighting):
 
 def test_missing_numbers_are_left_out_by_one_mask_and_said():
     labels = [0.5, None, -1.0, math.nan, 2.0, 0.0]
-    with pytest.warns(UserWarning, match=r"2 of the 6 rows of the split 'train' have no label \(the first: row 1,"):
+    with pytest.warns(UserWarning, match=r"2 of the 6 rows of the split 'train' have no label \(the first: ") as said:
         run = tiny_run(bert(1), data_of(labels), loss=regression_loss, batch_size=4, precision="fp32")
+    assert said[0].filename == tiny_run.__code__.co_filename  # where the run is made
     table = run.predict("test").iloc[[0, 2, 4, 5]]
     expected = ((table["prediction"] - table["label"]) ** 2).mean()
     metrics = run.evaluate("test")
