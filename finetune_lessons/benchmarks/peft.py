@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from finetune_lessons.benchmarks.bars import FULL
 from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, spread, with_run
 from finetune_lessons.lab.training.tokenising import tokenize
 from finetune_lessons.lab.data.datasets import load_data
@@ -14,7 +15,7 @@ from finetune_lessons.prefix_tuning import add_prefix
 from finetune_lessons.prompt_tuning import add_prompt
 
 TOKENS = 20
-OURS, THEIRS, FULL = "here", "peft", "full fine-tuning"
+OURS, THEIRS = "here", "peft"
 
 
 def bench_peft(

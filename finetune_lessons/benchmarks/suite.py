@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_lessons.adapters import BottleneckAdapter, add_adapters
+from finetune_lessons.benchmarks.bars import FULL, FULL_FP32, TOP, keep
 from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, make_trainer, spread
 from finetune_lessons.benchmarks.measure import timed, tuned, with_run, with_trainer
 from finetune_lessons.benchmarks.peft import CHANGES, OURS, THEIRS
 from finetune_lessons.cross_entropy import classification_loss
 from finetune_lessons.lab.training.activations import ActivationCache
 from finetune_lessons.lab.training.tokenising import tokenize
-from finetune_lessons.lab.reports.compare import compare, save_results
+from finetune_lessons.lab.reports.compare import compare, load_results, save_results
 from finetune_lessons.lab.data.datasets import load_data
 from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.models.loading import load_causal_lm, load_encoder
@@ -69,6 +70,7 @@ def bench_all(
     precision = fastest_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu")).precision
     config = {"model": "minilm", "data": "movies", "examples": STEPS * BATCH_SIZE, "batch_size": BATCH_SIZE}
     save_results(path, pd.DataFrame([*_beside(data, rounds), *_growth(rounds)]), **config, precision=precision)
+    keep(load_results(path), Path(path).with_name("bars.csv"))
     print(f"written: {path}")
 
 
@@ -91,13 +93,15 @@ def _trainings(data: Any) -> dict[str, Contenders]:
         for method in dict.fromkeys(method for method, library in CHANGES if library == THEIRS)
     }
     return {
-        "full fine-tuning": {"Run": run, "Trainer": trainer, "tuned Trainer": partial(trainer, **tuned()),
-                             AT_FULL_RATE: partial(_at_full_rate, flop_per_example(data))},
+        FULL: {"Run": run, "Trainer": trainer, "tuned Trainer": partial(trainer, **tuned()),
+               AT_FULL_RATE: partial(_at_full_rate, flop_per_example(data))},
+        FULL_FP32: {"Run": partial(run, precision="fp32"), "Trainer": trainer,
+                    "tuned Trainer": partial(trainer, **tuned("fp32"))},
         "adapters": {"Run": partial(run, change=add_adapters),
                      "tuned Trainer": partial(trainer, change=add_adapters, **tuned())},
         **against_peft,
         f"probe, {EPOCHS_OF_PROBE} epochs": _with_and_without_cache(data, _probe, EPOCHS_OF_PROBE),
-        "adapters in the top 2 layers, 3 epochs": _with_and_without_cache(data, _top_adapters, 3),
+        TOP: _with_and_without_cache(data, _top_adapters, 3),
     }  # fmt: skip
 
 

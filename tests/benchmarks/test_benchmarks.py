@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
 
-from finetune_lessons.benchmarks import measure, suite, training
-from finetune_lessons.benchmarks.peft import CHANGES, FULL, OURS, THEIRS
+from finetune_lessons.benchmarks import bars, measure, suite, training
+from finetune_lessons.benchmarks.bars import FULL
+from finetune_lessons.benchmarks.peft import CHANGES, OURS, THEIRS
 from finetune_lessons.lab.reports.compare import load_results
 
 KEPT = Path(__file__).parents[2] / "nbs" / "results" / "benchmarks.json"
@@ -68,6 +70,35 @@ def test_relative_numbers_are_those_of_one_round(work, ours):
     assert ours not in found and len(found) >= 5
     for (round, other), ratio in found.stack().items():
         assert ratio == pytest.approx(rows[ours, round] / rows[other, round])
+
+
+def of_one_round(ratio, precision="bf16", processor="Some CPU"):
+    "A table in which every `Run` is so many times as fast as what it is measured beside."
+    speeds = {(bar.work, by): s for bar in bars.BARS for by, s in ((bar.ours, ratio), (bar.theirs, 1.0))}
+    rows = [{"work": w, "by": by, "round": r, "speed": s} for (w, by), s in speeds.items() for r in (0, 1)]
+    table = pd.DataFrame(rows)
+    table.attrs.update(config={"precision": precision}, machine={"cpu": processor})
+    return table
+
+
+def test_each_bar_is_kept_beside_the_processor_that_reached_it(tmp_path, capsys):
+    path = tmp_path / "bars.csv"
+    bars.keep(of_one_round(10.0), path)
+    assert capsys.readouterr().out == ""
+    bars.keep(of_one_round(1.0, "fp32", "Another CPU"), path)
+    below = capsys.readouterr().out
+    assert below.count("below its bar") == 3 and "tuned Trainer: 1.0 instead of 1.25" in below
+    bars.keep(of_one_round(2.0), path)
+    assert "Trainer: 2.0 instead of 3.9" in capsys.readouterr().out
+    kept = pd.read_csv(path)
+    assert set(kept["processor"]) == {"Some CPU", "Another CPU"} and len(kept) == len(bars.BARS) + 3
+    assert set(kept[kept["processor"] == "Some CPU"]["measured"]) == {2.0}
+
+
+def test_the_bars_that_are_kept_are_those_of_the_code():
+    kept = pd.read_csv(KEPT.with_name("bars.csv"))
+    asked = {(*bar[:3], bar.at_least) for bar in bars.BARS}
+    assert set(kept[["work", "ours", "theirs", "at_least"]].itertuples(index=False, name=None)) <= asked
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
