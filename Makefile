@@ -50,9 +50,9 @@ test: $(READY) lint browser  ## Run all tests, those in a real browser too
 floors:  ## Run the fast tests with the oldest versions that the package admits: make floors PYTHON=python3.13
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
 	$(PYTHON) -m venv $(FLOORS)
-	$(FLOORS)/bin/python -m pip install --constraint floors.txt --editable '.[lab,trackers]' pytest hypothesis
+	$(FLOORS)/bin/python -m pip install --constraint floors.txt --editable '.[lab,trackers]' pytest pytest-xdist hypothesis
 	$(FLOORS)/bin/finetune-lessons assets --fetch
-	$(FLOORS)/bin/python -m pytest --fast
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest --fast --numprocesses auto
 
 pins:  ## Write floors.txt anew, after a lower bound changed
 	$(PYTHON) -m venv .floors/uv

@@ -20,14 +20,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts 
 
 HERE = Path(__file__).parent
 SLOW = {
-    "benchmarks", "browser", "exercises", "lab/cli", "lab/notebooks", "lab/reports/test_profile.py",
+    "benchmarks", "browser", "exercises", "lab/cli", "lab/notebooks", "lab/reports/test_memory.py",
+    "lab/reports/test_profile.py", "lab/training/test_compiling.py", "lab/training/test_determinism.py",
     "lab/training/test_distributed.py", "lab/training/test_fuzz.py", "lab/training/test_kills.py",
-    "lessons/test_works.py", "test_house.py", "test_packaging.py", "test_types.py",
+    "lab/training/test_long_data.py", "lessons/test_works.py", "test_house.py", "test_packaging.py", "test_types.py",
 }  # fmt: skip
 
 
 def pytest_addoption(parser):
-    parser.addoption("--fast", action="store_true", help="leave out browsers, whole lessons, launches and linting")
+    parser.addoption("--fast", action="store_true", help="leave out what takes long and hangs on no version")
 
 
 def pytest_ignore_collect(collection_path, config):

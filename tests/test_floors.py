@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from test_house import EXTRAS, ROOT, kept_files, pins, requirements
+from test_house import EXTRAS, ROOT, kept_files, pins, requirements, settings
 
 PACKED = EXTRAS[:3]  # what a user may install
 
@@ -60,6 +60,13 @@ def test_floors_txt_pins_the_lower_bounds_of_settings():
     assert Version(lowest.pop("torch")) <= Version(newest["torch"])
     agreed = {name: low for name, low in lowest.items() if name in tested and Version(tested[name]) == Version(low)}
     assert agreed == lowest, "run `make pins`"
+
+
+def test_every_interpreter_that_is_promised_is_one_that_is_tested():
+    promised = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", settings()["classifiers"], re.MULTILINE)
+    (loop,) = re.findall(r"^for python in (.*); do$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert promised[0] == settings()["min_python"]
+    assert [f"python{version}" for version in promised] == loop.split()
 
 
 def test_floors_txt_leaves_the_build_of_torch_open():
