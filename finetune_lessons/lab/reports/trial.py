@@ -13,7 +13,7 @@ from torch import nn
 from finetune_lessons.lab.models.modes import buffers_kept, mode
 from finetune_lessons.lab.training.batches import Batch
 from finetune_lessons.lab.training.interrupts import uninterrupted
-from finetune_lessons.lab.training.optimisation import make_scaler
+from finetune_lessons.lab.training.optimisation import make_scaler, training_weights
 from finetune_lessons.lab.training.sampling import JointRows, Rows
 from finetune_lessons.lab.training.trained import parameters_by_name
 
@@ -88,17 +88,18 @@ class Trial:
         with self._restored():
             optimizer, scaler = _like(run.optimizer, factor), make_scaler(run.precision, run.device)
             rates = [group["lr"] for group in optimizer.param_groups]
-            for step in range(STEPS):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * min(1.0, (step + 1) / 4)
-                optimizer.zero_grad()
-                self._backward(self.batches[step % len(self.batches)], scaler.scale, dropout)
-                scaler.unscale_(optimizer)
-                norm = float(torch.nn.utils.clip_grad_norm_(self.trained, limit))
-                if not math.isfinite(norm) and not scaler.is_enabled():
-                    return Outcome(self.peak * factor, self.before, math.nan, self.texts)
-                scaler.step(optimizer)
-                scaler.update()
+            with training_weights(optimizer):
+                for step in range(STEPS):
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate * min(1.0, (step + 1) / 4)
+                    optimizer.zero_grad()
+                    self._backward(self.batches[step % len(self.batches)], scaler.scale, dropout)
+                    scaler.unscale_(optimizer)
+                    norm = float(torch.nn.utils.clip_grad_norm_(self.trained, limit))
+                    if not math.isfinite(norm) and not scaler.is_enabled():
+                        return Outcome(self.peak * factor, self.before, math.nan, self.texts)
+                    scaler.step(optimizer)
+                    scaler.update()
             return Outcome(self.peak * factor, self.before, self.loss(), self.texts)
 
     def _backward(self, batch: Batch, scaled: Callable[[torch.Tensor], torch.Tensor], training: bool) -> None:

@@ -1,14 +1,16 @@
 """How gradients move parameters: the optimizer and its groups, the learning rate, clipping, the loss scaler."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
+from finetune_lessons.lab.training.schedules import SCHEDULES
 from finetune_lessons.lab.training.trained import parameters_by_name
 
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
@@ -49,6 +51,23 @@ def _adamw(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=lr)
 
 
+@contextmanager
+def training_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """In the block the model has the weights at which an optimizer takes its gradients, outside those to use.
+
+    They are others for one that has `train()` and `eval()`, such as schedule-free AdamW, and the same for all the rest.
+    """
+    train, use = getattr(optimizer, "train", None), getattr(optimizer, "eval", None)
+    if not callable(train) or not callable(use):
+        yield
+        return
+    train()
+    try:
+        yield
+    finally:
+        use()
+
+
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     "Of losses in fp16, whose small gradients would round to zero."
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -77,16 +96,13 @@ class Schedule:
 
     def add(self, start: int, end: int) -> None:
         "A part of the run, from the step `start` up to `end`."
-        from transformers import get_scheduler
-
         steps = end - start
-        made = get_scheduler(SCHEDULES[self._name], self._optimizer, round(self._warmup * steps), steps)
-        self._parts.append((start, made.lr_lambdas[0]))
+        self._parts.append((start, partial(SCHEDULES[self._name], steps=steps, warmup=round(self._warmup * steps))))
 
     def set_rate(self, index: int) -> float:
-        "Give every parameter group its learning rate for the step; returns that of the first."
+        "Give every parameter group its rate for the step, one added on the way too; returns that of the first."
         for group in self._optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.factor(index)
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(index)
         return self._optimizer.param_groups[0]["lr"]
 
     def factor(self, index: int) -> float:

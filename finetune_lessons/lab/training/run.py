@@ -65,7 +65,7 @@ class Run(Stepping):
         epochs: float = 2,
         batch_size: int = 32,  # examples in one forward pass of one process, at most
         max_tokens: int | None = None,  # tokens in one forward pass, padding counted: long texts come fewer at a time
-        schedule: str = "linear",  # of the learning rate after the warm-up: "linear", "cosine" or "constant"
+        schedule: str = "linear",  # of the learning rate after the warm-up: a name of `lab.training.schedules`
         warmup: float = 0.1,  # share of the steps in which the learning rate climbs from 0
         weight_decay: float = 0.01,  # on matrices only, not on biases and normalisation weights
         max_grad_norm: float = 1.0,  # gradients longer than this are scaled down to it

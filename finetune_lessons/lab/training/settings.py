@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune_lessons.lab.training.optimisation import SCHEDULES
 from finetune_lessons.lab.training.precision import DTYPES
 from finetune_lessons.lab.training.sampling import STRATEGIES, is_strategy
+from finetune_lessons.lab.training.schedules import SCHEDULES
 
 
 NAMES = (

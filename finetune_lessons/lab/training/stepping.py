@@ -17,7 +17,8 @@ from finetune_lessons.lab.training.faults import nothing_to_learn
 from finetune_lessons.lab.training.gradients import accumulate
 from finetune_lessons.lab.training.interrupts import uninterrupted
 from finetune_lessons.lab.training.objective import Objective
-from finetune_lessons.lab.training.optimisation import Schedule, clip, trainable_parameters, without_notes
+from finetune_lessons.lab.training.optimisation import Schedule, clip, trainable_parameters, training_weights
+from finetune_lessons.lab.training.optimisation import without_notes
 from finetune_lessons.lab.training.precision import Computing
 from finetune_lessons.lab.training.processes import Processes
 from finetune_lessons.lab.training.random_state import RandomState
@@ -119,7 +120,7 @@ class Stepping:
             self.scaler = without_notes(self.scaler, self.precision, self.device)
             try:
                 kept = buffers_kept(self.learner, unless=lambda: self.index > index)
-                with kept as buffers, self.computing(self.learner):
+                with kept as buffers, training_weights(self.optimizer), self.computing(self.learner):
                     yield buffers
             finally:
                 self.optimizer.zero_grad()

@@ -8,8 +8,8 @@ import torch
 from tiny import same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, tiny_tokens, weights
 
 from finetune_lessons.lab.training.best import early_stopping
-from finetune_lessons.lab.training.optimisation import SCHEDULES
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lab.training.schedules import SCHEDULES
 from finetune_lessons.model_surgery import freeze, unfreeze
 
 pytestmark = pytest.mark.usefixtures("one_thread")
