@@ -304,10 +304,10 @@ class ScheduleFreeAdamW(Formula):
         z = s["z"] = y.clone() if "z" not in s else s["z"]
         (beta1, beta2), (t, v) = betas, _zeros(s, y, "v")
         v.mul_(beta2).add_((1 - beta2) * g * g)
-        x = y if t == 1 else (y - (1 - beta1) * z) / beta1
+        x = z + (y - z) / beta1
         z -= lr * (g / ((v / (1 - beta2**t)).sqrt() + eps) + weight_decay * y)
         x = x + (z - x) * self._share(s, lr)
-        y.copy_((1 - beta1) * z + beta1 * x)
+        y.copy_(z + beta1 * (x - z))
 
     def _share(self, s: dict[str, Any], lr: float) -> float:
         "Of the newest z in the mean: by the square of the highest rate so far."
@@ -317,11 +317,11 @@ class ScheduleFreeAdamW(Formula):
 
     def train(self) -> None:
         "Puts y into the model: to train."
-        self._switch(True, lambda x, z, beta1: (1 - beta1) * z + beta1 * x)
+        self._switch(True, lambda x, z, beta1: z + beta1 * (x - z))
 
     def eval(self) -> None:
         "Puts x into the model: to evaluate, to save, to use."
-        self._switch(False, lambda y, z, beta1: (y - (1 - beta1) * z) / beta1)
+        self._switch(False, lambda y, z, beta1: z + (y - z) / beta1)
 
     @torch.no_grad()
     def _switch(self, training: bool, of: Callable[[Tensor, Tensor, float], Tensor]) -> None:
