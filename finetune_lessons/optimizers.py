@@ -6,7 +6,7 @@
 __all__ = ['Formula', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'Lion', 'Adafactor', 'Muon', 'orthogonalized', 'muon_for',
            'ScheduleFreeAdamW', 'state_bytes', 'Pick', 'pick_best']
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c015
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c017
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from .model_surgery import layer_groups
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c016
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c018
 class Formula(torch.optim.Optimizer):
     """An optimizer that is one formula: a subclass defines `update(w, g, s, **settings)`.
 
@@ -63,11 +63,14 @@ class Formula(torch.optim.Optimizer):
     def update(self, *given: Any, **settings: Any) -> None:
         raise NotImplementedError
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c017
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c019
 def _zeros(s: dict[str, Any], w: Tensor, *names: str) -> tuple[Any, ...]:
     "The number of the step, from 1, and what is remembered under the names: at first zeros, of w's shape."
     s["t"] = s.get("t", 0) + 1
-    return s["t"], *(s.setdefault(name, torch.zeros_like(w)) if name not in s else s[name] for name in names)
+    for name in names:
+        if name not in s:
+            s[name] = torch.zeros_like(w)
+    return s["t"], *(s[name] for name in names)
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -78,7 +81,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     if odd := {name: size for name, size in sizes.items() if not 0 <= size < math.inf}:
         raise ValueError(f"lr, weight_decay, eps and clip must be numbers of at least 0; given: {odd}")
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c019
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c021
 class SGD(Formula):
     "w -= lr g; with momentum, g is replaced by b = momentum b + g; weight_decay w is added to g (L2)."
 
@@ -101,7 +104,7 @@ class SGD(Formula):
             g = g + momentum * b if nesterov else b
         w -= lr * g
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c021
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c023
 class RMSProp(Formula):
     "v = alpha v + (1 - alpha) g², w -= lr g / (sqrt(v) + eps)."
 
@@ -122,7 +125,7 @@ class RMSProp(Formula):
         v.mul_(alpha).add_((1 - alpha) * g * g)
         w -= lr * g / (v.sqrt() + eps)
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c023
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c025
 class Adam(Formula):
     "w -= lr m' / (sqrt(v') + eps), with the means of g and g² corrected for their start from 0 (arXiv:1412.6980)."
 
@@ -164,7 +167,7 @@ class AdamW(Adam):
         w *= 1 - lr * weight_decay
         super().update(w, g, s, lr, betas, eps, weight_decay=0.0)
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c030
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c032
 class Lion(Formula):
     "w -= lr sign(beta1 m + (1 - beta1) g), then m = beta2 m + (1 - beta2) g (arXiv:2302.06675); decay as AdamW's."
 
@@ -184,7 +187,7 @@ class Lion(Formula):
         w -= lr * (beta1 * m + (1 - beta1) * g).sign()
         m.mul_(beta2).add_((1 - beta2) * g)
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c032
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c034
 class Adafactor(Formula):
     """Adam's v kept as the means of its rows and columns, no m, and steps in proportion to w (arXiv:1804.04235).
 
@@ -219,7 +222,7 @@ class Adafactor(Formula):
 def _rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c034
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c036
 class Muon(AdamW):
     """For matrices w -= lr 0.2 sqrt(max(rows, columns)) orthogonalized(momentum), else AdamW (arXiv:2502.16982).
 
@@ -242,7 +245,8 @@ class Muon(AdamW):
     def update(self, w: Tensor, g: Tensor, s: dict[str, Any], lr: float, momentum: float, orthogonal: bool,
                betas: tuple[float, float], eps: float, weight_decay: float) -> None:  # fmt: skip
         if not orthogonal or w.ndim != 2:
-            return super().update(w, g, s, lr, betas, eps, weight_decay)
+            super().update(w, g, s, lr, betas, eps, weight_decay)
+            return
         _, b = _zeros(s, w, "b")
         b.lerp_(g, 1 - momentum)
         w *= 1 - lr * weight_decay
@@ -278,7 +282,7 @@ def muon_for(
 
     return make
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c036
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c038
 class ScheduleFreeAdamW(Formula):
     """AdamW that averages its weights instead of letting the learning rate fall (arXiv:2405.15682).
 
@@ -330,13 +334,13 @@ class ScheduleFreeAdamW(Formula):
                 w.copy_(of(w, self.state[w]["z"], group["betas"][0]))
             group["training"] = training
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c040
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c042
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     "Of all tensors that it remembers, after a step; numbers such as that of the step do not count."
     kept = (value for s in optimizer.state.values() for value in s.values() if isinstance(value, Tensor) and value.ndim)
     return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
-# %% ../nbs/1_foundations/12_optimizers.ipynb #c066
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c068
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 2 to 10 seeds, 95% within
 
 
