@@ -371,6 +371,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'finetune_lessons/optimizers.py'),
                                              'finetune_lessons.optimizers.Formula.__init__': ( '1_foundations/optimizers.html#formula.__init__',
                                                                                                'finetune_lessons/optimizers.py'),
+                                             'finetune_lessons.optimizers.Formula._settings': ( '1_foundations/optimizers.html#formula._settings',
+                                                                                                'finetune_lessons/optimizers.py'),
                                              'finetune_lessons.optimizers.Formula.add_param_group': ( '1_foundations/optimizers.html#formula.add_param_group',
                                                                                                       'finetune_lessons/optimizers.py'),
                                              'finetune_lessons.optimizers.Formula.step': ( '1_foundations/optimizers.html#formula.step',

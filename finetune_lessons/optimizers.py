@@ -42,7 +42,7 @@ class Formula(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         try:
-            _check_settings({name: self.param_groups[-1][name] for name in self.defaults})
+            _check_settings(self._settings(self.param_groups[-1]))
         except ValueError:
             self.param_groups.pop()
             raise
@@ -53,7 +53,7 @@ class Formula(torch.optim.Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            settings = {name: group[name] for name in self.defaults}
+            settings = self._settings(group)
             for w in (w for w in group["params"] if w.grad is not None):
                 if w.grad.is_sparse:
                     raise ValueError(f"{type(self).__name__} takes no sparse gradients: make Embedding(sparse=False)")
@@ -62,6 +62,9 @@ class Formula(torch.optim.Optimizer):
 
     def update(self, *given: Any, **settings: Any) -> None:
         raise NotImplementedError
+
+    def _settings(self, group: dict[str, Any]) -> dict[str, Any]:
+        return {name: group[name] for name in self.defaults if name in group}  # torch adds to defaults what is in none
 
 # %% ../nbs/1_foundations/12_optimizers.ipynb #c019
 def _zeros(s: dict[str, Any], w: Tensor, *names: str) -> tuple[Any, ...]:
@@ -80,6 +83,10 @@ def _check_settings(settings: dict[str, Any]) -> None:
     sizes = {name: settings[name] for name in ("lr", "weight_decay", "eps", "clip") if name in settings}
     if odd := {name: size for name, size in sizes.items() if not 0 <= size < math.inf}:
         raise ValueError(f"lr, weight_decay, eps and clip must be numbers of at least 0; given: {odd}")
+    if not settings.get("clip", 1.0):
+        raise ValueError("clip must be above 0: it is the largest root mean square of an update; given: 0")
+    if "training" in settings and not settings["betas"][0]:
+        raise ValueError("betas[0] must be above 0: schedule-free takes its gradients that near to x; given: 0")
 
 # %% ../nbs/1_foundations/12_optimizers.ipynb #c021
 class SGD(Formula):
@@ -344,7 +351,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 2 to 10 seeds, 95% within
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pick:
     "The best method of a table, and those that the seeds do not tell apart from it. It shows as a sentence."
 

@@ -4,22 +4,16 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import classification, tiny_data, tiny_model, tiny_rows, tiny_run, tiny_tokenizer
+from tiny import classification, tiny_model, tiny_rows, tiny_tokenizer
 from torch import nn
-from transformers import get_scheduler
 
 from finetune_lessons import optimizers as ours
-from finetune_lessons.lab.reports.diagnose import diagnose
 from finetune_lessons.lab.training.optimisation import training_weights
-from finetune_lessons.lab.training.run import Run
-from finetune_lessons.lab.training.schedules import SCHEDULES
-from finetune_lessons.optimizers import Muon, ScheduleFreeAdamW, muon_for, orthogonalized, pick_best, state_bytes
+from finetune_lessons.optimizers import Muon, ScheduleFreeAdamW, orthogonalized, state_bytes
 
 theirs = torch.optim
 
@@ -236,6 +230,27 @@ def test_bytes_of_state(kind, floats):
 
 
 @every
+def test_a_state_is_loaded_into_a_new_optimizer_that_goes_on_alike(kind):
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.randn(3, 4, generator=generator).requires_grad_() for _ in range(2)]
+    copy = [p.detach().clone().requires_grad_() for p in parameters]
+    first, second = kind(parameters), kind(copy)
+    for t in range(6):
+        for mine, their in zip(copy, parameters, strict=True):
+            their.grad = torch.randn(3, 4, generator=generator)
+            mine.grad = their.grad.clone()
+        if t == 3:
+            with torch.no_grad():
+                for mine, their in zip(copy, parameters, strict=True):
+                    mine.copy_(their)
+            second.load_state_dict(first.state_dict())
+        for optimizer in (first, second) if t >= 3 else (first,):
+            with training_weights(optimizer):
+                optimizer.step()
+    assert all(map(torch.equal, copy, parameters))
+
+
+@every
 def test_a_closure_is_called_once_with_gradients_and_its_loss_returned(kind):
     w, calls = torch.ones(2, 2, requires_grad=True), []
 
@@ -270,233 +285,17 @@ def test_means_that_never_move_are_refused(betas):
         ours.AdamW([torch.ones(2, requires_grad=True)], betas=betas)
 
 
+@pytest.mark.parametrize(("kind", "wrong", "message"), [
+    (ours.Adafactor, {"clip": 0.0}, "clip must be above 0"),
+    (ScheduleFreeAdamW, {"betas": (0.0, 0.9)}, "above 0.*to x"),
+])  # fmt: skip
+def test_what_would_divide_by_0_is_refused(kind, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        kind([torch.ones(2, 2, requires_grad=True)], **wrong)
+
+
 def test_sparse_gradients_are_refused_in_words():
     words = nn.Embedding(4, 2, sparse=True)
     words(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="Adam takes no sparse gradients"):
         ours.Adam(words.parameters()).step()
-
-
-# schedules
-
-
-@pytest.mark.parametrize(("name", "of_transformers"), [
-    ("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup"), ("inverse_sqrt", "inverse_sqrt"),
-])  # fmt: skip
-@pytest.mark.parametrize(("steps", "warmup"), [(50, 0), (50, 5), (7, 1), (30, 30), (1, 0)])
-def test_schedules_are_those_of_transformers(name, of_transformers, steps, warmup):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(of_transformers, optimizer, warmup, steps)
-    for t in range(steps):
-        assert SCHEDULES[name](t, steps, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
-        optimizer.step()
-        schedule.step()
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(50, 5), (50, 20), (12, 2), (50, 0)])
-def test_one_cycle_is_that_of_torch(steps, warmup):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, pct_start=warmup / steps, cycle_momentum=False)
-    schedule = cycle(optimizer, 1.0, steps)
-    for t in range(steps):
-        assert SCHEDULES["one_cycle"](t, steps, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
-        if t < steps - 1:
-            optimizer.step()
-            schedule.step()
-
-
-@given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 300), st.data())
-def test_a_schedule_climbs_to_1_and_then_does_not_rise(name, steps, data):
-    warmup = data.draw(st.integers(0, steps))
-    factors = [SCHEDULES[name](t, steps, warmup) for t in range(steps)]
-    assert all(0 <= factor <= 1 for factor in factors)
-    assert factors[: warmup] == sorted(factors[: warmup])
-    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
-    assert len(factors) <= warmup or name == "one_cycle" or factors[warmup] == 1
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_run_takes_every_schedule_by_name_and_resumes_in_it(name, tmp_path):
-    run = tiny_run(schedule=name, warmup=0.25, lr=1e-3)
-    rates = [step.lr for step in run]
-    assert rates == [1e-3 * SCHEDULES[name](t, len(run), round(0.25 * len(run))) for t in range(len(run))]
-    begun = tiny_run(schedule=name, warmup=0.25, lr=1e-3)
-    for _ in range(5):
-        next(begun)
-    begun.save(tmp_path / "run.safetensors")
-    model, tokenizer, data = tiny_model("bert"), tiny_tokenizer(), tiny_data()
-    resumed = Run.resume(tmp_path / "run.safetensors", model, tokenizer, data, loss=classification)
-    assert [step.lr for step in resumed] == rates[5:]
-
-
-# in a run
-
-
-def in_run(kind, **settings):
-    model = tiny_model("bert")
-    optimizer = muon_for(model) if kind is Muon else kind
-    given = {"lr": 3e-3, "epochs": 2, "batch_size": 8, "precision": "fp32", "eval_every": 0} | settings
-    return Run(model, tiny_tokenizer(), tiny_data(), loss=classification, optimizer=optimizer, **given)
-
-
-@every
-def test_a_saved_run_goes_on_to_the_bit(kind, tmp_path):
-    whole = in_run(kind)
-    losses = [step.loss for step in whole]
-    assert losses[-1] != losses[0]
-    begun = in_run(kind)
-    for _ in range(7):
-        next(begun)
-    begun.save(tmp_path / "run.safetensors")
-    model = tiny_model("bert")
-    optimizer = muon_for(model) if kind is Muon else kind
-    resumed = Run.resume(tmp_path / "run.safetensors", model, tiny_tokenizer(), tiny_data(), loss=classification,
-                         optimizer=optimizer)  # fmt: skip
-    assert [step.loss for step in resumed] == losses[7:]
-    assert all(map(torch.equal, resumed.model.state_dict().values(), whole.model.state_dict().values()))
-    assert state_bytes(resumed.optimizer) == state_bytes(whole.optimizer)
-
-
-@every
-def test_what_is_frozen_on_the_way_stays_where_it_is(kind):
-    run = in_run(kind, weight_decay=0.1)
-    for _ in range(3):
-        next(run)
-    frozen = run.model.bert.encoder.requires_grad_(False)
-    before = {name: p.detach().clone() for name, p in frozen.named_parameters()}
-    head = run.model.classifier.weight.detach().clone()
-    for _ in run:
-        pass
-    assert all(torch.equal(p, before[name]) for name, p in frozen.named_parameters())
-    assert not torch.equal(run.model.classifier.weight, head)
-
-
-@every
-def test_a_group_added_on_the_way_follows_the_schedule(kind):
-    run = in_run(kind, lr=1e-3, warmup=0.25)
-    for _ in range(3):
-        next(run)
-    run.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "lr": 5e-4})
-    for step in run:
-        factor = SCHEDULES["linear"](step.index, len(run), 4)
-        *others, last = [group["lr"] for group in run.optimizer.param_groups]
-        assert others == [pytest.approx(1e-3 * factor)] * len(others)
-        assert last == pytest.approx(5e-4 * factor)
-
-
-def test_outside_a_step_the_model_holds_the_mean_and_not_where_the_gradient_is_taken():
-    run = in_run(ScheduleFreeAdamW, schedule="constant", warmup=0, lr=1e-3)
-    weight = run.model.classifier.weight
-    mean, trained_at = weight.detach().clone(), []
-    run.model.register_forward_pre_hook(lambda *_: trained_at.append(weight.detach().clone()))
-    for step in run:
-        z = run.optimizer.state[weight]["z"]
-        if not step.index:
-            mean = torch.zeros_like(z)
-        mean += (z - mean) / (step.index + 1)
-        torch.testing.assert_close(weight.detach(), mean, rtol=1e-4, atol=1e-6)
-    assert (trained_at[-1] - weight).abs().max() > 1e-5
-    used = weight.detach().clone()
-    run.evaluate()
-    assert torch.equal(trained_at[-1], used), "what is evaluated is what is saved"
-
-
-def test_evaluating_on_the_way_changes_nothing_of_a_schedule_free_run():
-    quiet, watched = in_run(ScheduleFreeAdamW), in_run(ScheduleFreeAdamW, eval_every=2, keep_best="loss")
-    assert [step.loss for step in quiet] == [step.loss for step in watched]
-    measured = {step.index: step.metrics["loss"] for step in watched.steps if step.metrics}
-    watched.best.load()
-    assert watched.evaluate()["loss"] == pytest.approx(measured[watched.best.step], rel=1e-5)
-
-
-def test_schedule_free_refuses_a_step_from_the_mean():
-    w = torch.ones(2, requires_grad=True)
-    optimizer = ScheduleFreeAdamW([w])
-    w.grad = torch.ones(2)
-    with pytest.raises(ValueError, match="train\\(\\) before the step"):
-        optimizer.step()
-
-
-def test_a_run_takes_the_schedule_free_optimizer_of_its_authors():
-    run = in_run(schedule_free, schedule="constant")
-    alike = in_run(ScheduleFreeAdamW, schedule="constant")
-    for step, like in zip(run, alike, strict=True):
-        assert step.loss == pytest.approx(like.loss, rel=1e-3)
-    assert run.evaluate()["loss"] == pytest.approx(alike.evaluate()["loss"], rel=1e-3)
-
-
-@every
-def test_a_run_with_it_is_diagnosed(kind):
-    diagnose(in_run(kind))
-
-
-@pytest.mark.parametrize("arch", ["bert", "gpt2", "t5", "llama", "modernbert"])
-def test_muon_is_for_the_weights_of_the_layers(arch):
-    model = tiny_model(arch)
-    names = {p: name for name, p in model.named_parameters()}
-    optimizer = muon_for(model)([{"params": list(model.parameters()), "weight_decay": 0.0}], lr=1e-3)
-    orthogonal = {names[p] for g in optimizer.param_groups if g["orthogonal"] for p in g["params"]}
-    assert {names[p] for g in optimizer.param_groups for p in g["params"]} == set(names.values())
-    assert len([name for name in orthogonal if name.endswith("weight")]) >= 2 * 4
-    assert not [n for n in orthogonal if any(part in n for part in ("embed", "wte", "wpe", "shared", "bias_", "score"))]
-    assert not [n for n in orthogonal if n.startswith(("classifier", "classification_head", "head"))]
-
-
-# the best of a table
-
-
-def scores(**methods: list[float]) -> pd.DataFrame:
-    return pd.DataFrame([{"method": name, "seed": seed, "accuracy": score, "loss": 1 - score}
-                         for name, values in methods.items() for seed, score in enumerate(values)])  # fmt: skip
-
-
-def test_the_best_is_told_apart_where_the_seeds_allow_it():
-    pick = pick_best(scores(a=[0.80, 0.82, 0.81], b=[0.84, 0.86, 0.85], c=[0.85, 0.83, 0.86]))
-    assert (pick.best, pick.level) == ("b", ("c",))
-    assert repr(pick) == "b; not told apart from it: c"
-    assert pick.table["told_apart"].to_dict() == {"b": False, "c": False, "a": True}
-    assert repr(pick_best(scores(a=[0.80, 0.82], b=[0.84, 0.86]))) == "b; it alone"
-
-
-def test_seeds_are_pairs():
-    luck = np.array([0.70, 0.80, 0.90])
-    pick = pick_best(scores(a=list(luck), b=list(luck + [0.010, 0.011, 0.012])))
-    assert (pick.best, pick.level) == ("b", ())
-    shuffled = scores(a=list(luck), b=list(luck[::-1] + [0.010, 0.011, 0.012]))
-    assert pick_best(shuffled).level == ("a",)
-
-
-def test_of_a_loss_the_lowest_is_the_best():
-    table = scores(a=[0.80, 0.82, 0.81], b=[0.84, 0.86, 0.85])
-    assert pick_best(table, "loss").best == "b"
-    assert (pick_best(table, "loss").table["behind"] >= 0).all()
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 10, 15])
-def test_chance_tells_two_equal_methods_apart_once_in_twenty_times(seeds):
-    random, told = np.random.default_rng(seeds), 0
-    for _ in range(300):
-        luck = random.normal(size=seeds)
-        both = {name: list(luck + random.normal(size=seeds)) for name in "ab"}
-        told += not pick_best(scores(**both)).level
-    assert 4 <= told <= 30
-
-
-def test_the_quantiles_are_those_of_students_t():
-    stats = pytest.importorskip("scipy.stats")
-    assert list(ours._T95) == [pytest.approx(stats.t.ppf(0.975, n - 1), abs=1e-3) for n in range(2, 11)]
-
-
-@pytest.mark.parametrize(
-    ("table", "metric", "message"),
-    [
-        (scores(a=[0.8, 0.9]), "f1", "no column f1; the table has method, seed, accuracy, loss"),
-        (scores(a=[0.8], b=[0.9]), "accuracy", "at least two"),
-        (scores(a=[0.8, 0.9], b=[0.9, 0.8, 0.7]), "accuracy", "the same seeds"),
-        (scores(a=[0.8, math.nan], b=[0.9, 0.8]), "accuracy", "a number for each"),
-        (pd.concat([scores(a=[0.8, 0.9])] * 2), "accuracy", "same seed twice"),
-    ],
-)
-def test_tables_that_compare_nothing_are_refused(table, metric, message):
-    with pytest.raises(ValueError, match=message):
-        pick_best(table, metric)

@@ -30,6 +30,7 @@ from finetune_lessons.lab.data.csv_files import read_csv
 from finetune_lessons.lab.training import run_files
 from finetune_lessons.lab.training.batches import model_inputs
 from finetune_lessons.lab.training.run import Run
+from finetune_lessons.lab.training.schedules import SCHEDULES
 from finetune_lessons.lab.training.tokenising import tokenize
 from finetune_lessons.lora import add_lora
 from finetune_lessons.model_surgery import load_method, save_method, wrappers
@@ -116,7 +117,7 @@ def model_step_unharmed(run: Run, before: dict[str, torch.Tensor]) -> Iterator[N
 
 PLAUSIBLE = {
     "lr": st.floats(1e-6, 1), "epochs": st.floats(0.1, 3), "batch_size": st.integers(1, 30), "grad_accum":
-    st.integers(1, 9), "schedule": st.sampled_from(["linear", "cosine", "constant"]), "warmup": st.floats(0, 1),
+    st.integers(1, 9), "schedule": st.sampled_from(list(SCHEDULES)), "warmup": st.floats(0, 1),
     "weight_decay": st.floats(0, 1), "max_grad_norm": st.just(math.inf), "seed": st.integers(0, 2**31 - 1),
     "sampling": st.sampled_from(["proportional", "round_robin", "together", 2.0]), "eval_every": st.integers(0, 3),
     "precision": st.sampled_from(["fp32", "bf16", "fp16", "auto"]),
