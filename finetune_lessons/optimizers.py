@@ -319,6 +319,7 @@ class ScheduleFreeAdamW(Formula):
         z -= lr * (g / ((v / (1 - beta2**t)).sqrt() + eps) + weight_decay * y)
         x = x + (z - x) * self._share(s, lr)
         y.copy_(z + beta1 * (x - z))
+        s["at_y"] = True
 
     def _share(self, s: dict[str, Any], lr: float) -> float:
         "Of the newest z in the mean: by the square of the highest rate so far."
@@ -336,9 +337,12 @@ class ScheduleFreeAdamW(Formula):
 
     @torch.no_grad()
     def _switch(self, training: bool, of: Callable[[Tensor, Tensor, float], Tensor]) -> None:
-        for group in (group for group in self.param_groups if group["training"] != training):
-            for w in (w for w in group["params"] if "z" in self.state[w]):
-                w.copy_(of(w, self.state[w]["z"], group["betas"][0]))
+        "What was frozen since stays x, to the bit."
+        for group in self.param_groups:
+            for w, s in ((w, self.state[w]) for w in group["params"] if w in self.state):
+                if s.get("at_y", training) != training and (w.requires_grad or not training):
+                    w.copy_(of(w, s["z"], group["betas"][0]))
+                    s["at_y"] = training
             group["training"] = training
 
 # %% ../nbs/1_foundations/12_optimizers.ipynb #c042

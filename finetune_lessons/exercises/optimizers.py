@@ -111,9 +111,9 @@ def check_lion(
 ) -> Verdict:
     "Is the step the sign of beta1 m + (1 - beta1) g, and m then moved by beta2?"
     draw = Draw()
-    m = draw(6)
+    m, against = draw(6), torch.tensor([-4.0, 2.0] * 3)[draw.order(6)]
     cases = {
-        "gradients against m": (draw(6), -4 * m + draw(6, size=0.1), m, 0.3, 0.9, 0.6),
+        "gradients against m": (draw(6), against * m, m, 0.3, 0.9, 0.6),
         "a first step": (draw(4), draw(4), torch.zeros(4), draw.number(0.1, 0.5), 0.9, 0.99),
         "no gradient": (draw(3), torch.zeros(3), draw(3), 0.1, 0.9, 0.99),
     }
