@@ -73,7 +73,9 @@ def check_adam(
         return m / (v + eps)
 
     mistakes: dict[str, Function] = {
-        "your means are not corrected: divide them by 1 - beta ** t": lambda *given: adam(*given, corrected=False),
+        "your means are not corrected: divide them by 1 - beta ** t": lambda gs, beta1, beta2, eps: (
+            adam(gs, beta1, beta2, eps, corrected=False)
+        ),
         "your m is corrected and your v is not": one_corrected,
         "your eps stands under the root; it is added to the root": inside,
         "your root is missing: divide by sqrt(v'), not by v'": without_root,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -97,7 +96,8 @@ class Schedule:
     def add(self, start: int, end: int) -> None:
         "A part of the run, from the step `start` up to `end`."
         steps = end - start
-        self._parts.append((start, partial(SCHEDULES[self._name], steps=steps, warmup=round(self._warmup * steps))))
+        schedule, warmup = SCHEDULES[self._name], round(self._warmup * steps)
+        self._parts.append((start, lambda step: schedule(step, steps, warmup)))
 
     def set_rate(self, index: int) -> float:
         "Give every parameter group its rate for the step, one added on the way too; returns that of the first."
