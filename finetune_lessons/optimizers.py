@@ -249,10 +249,8 @@ class Muon(AdamW):
         Formula.__init__(self, params, lr=lr, momentum=momentum, orthogonal=orthogonal, betas=betas, eps=eps,
                          weight_decay=weight_decay)  # fmt: skip
 
-    def update(  # type: ignore[override]
-        self, w: Tensor, g: Tensor, s: dict[str, Any], lr: float, momentum: float, orthogonal: bool,
-        betas: tuple[float, float], eps: float, weight_decay: float,
-    ) -> None:  # fmt: skip
+    def update(self, w: Tensor, g: Tensor, s: dict[str, Any], lr: float, momentum: float,  # type: ignore[override]
+               orthogonal: bool, betas: tuple[float, float], eps: float, weight_decay: float) -> None:  # fmt: skip
         if not orthogonal or w.ndim != 2:
             super().update(w, g, s, lr, betas, eps, weight_decay)
             return
