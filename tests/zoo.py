@@ -6,8 +6,10 @@ Each is made from the configuration that its class has by default, with all that
 import inspect
 from typing import Any
 
+import pytest
 import torch
 import transformers
+from packaging.version import Version
 from transformers.models.auto import modeling_auto
 
 VOCABULARY, TOKENS, LABELS = 103, 12, 2
@@ -212,3 +214,12 @@ def labels(model: Any, kind: str) -> dict[str, torch.Tensor]:
         return {"labels": _ids()[:, :5].contiguous()}
     ids = _ids() % LABELS if kind == "token_classifier" else _ids()
     return {"labels": ids.where(_mask(TOKENS) > 0, -100)}
+
+
+def needs_transformers(
+    version: str,
+    because: str,  # what an older one does
+) -> None:
+    "Skips the test that calls it where an older one is installed."
+    if Version(transformers.__version__) < Version(version):
+        pytest.skip(f"before transformers {version}, {because}")

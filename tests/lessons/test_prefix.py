@@ -126,6 +126,8 @@ def test_each_module_keeps_its_mode():
 
 @pytest.mark.parametrize("arch", THROUGH_THE_INTERFACE)
 def test_a_prefix_is_the_models_plain_attention_with_more_keys(arch, monkeypatch):
+    if "t5" in arch:
+        zoo.needs_transformers("5.20", "T5's attention is its own, which this test cannot replace")
     model, by_hand = (zoo.model(arch, KIND[arch]) for _ in range(2))
     add_prefix(model, 3)
     by_hand.set_attn_implementation("eager")
