@@ -1,5 +1,6 @@
 """What stands beside a parameter is what `help()` says of it."""
 
+import inspect
 import pydoc
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_notes_beside_parameters_are_in_the_help(part):
 
 
 def test_the_first_sentence_stays_the_first():
-    assert plain(cross_entropy.cross_entropy).splitlines()[1].strip().startswith("Mean surprise -log p(target)")
+    assert inspect.getdoc(cross_entropy.cross_entropy).startswith("Mean surprise -log p(target)")
 
 
 def wrapped(function):
