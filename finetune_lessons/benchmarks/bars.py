@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from finetune_lessons.benchmarks.measure import by_round
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -40,7 +42,7 @@ def reached(
     rows: list[dict[str, Any]] = []
     for bar in BARS:
         if bar.precision in (None, precision):
-            speed = table[table["work"] == bar.work].pivot(index="round", columns="by", values="speed")
+            speed = by_round(table, bar.work)
             ratio = (speed[bar.ours] / speed[bar.theirs]).round(2)
             found = {"measured": ratio.median(), "lowest": ratio.min(), "highest": ratio.max()}
             rows.append({**bar._asdict(), "precision": bar.precision or "any", "processor": processor, **found})

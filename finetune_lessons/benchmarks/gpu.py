@@ -115,7 +115,7 @@ def _works(size: Size) -> Iterator[Work]:
 
 def _measured(works: list[Work], rounds: int, until: float) -> Iterator[dict[str, Any]]:
     """Round by round, each contender once, in an order of its own; none is begun that would end too late. The first one
-    warms up, with all the shapes there are: the kernels of a new shape took longer to load than a step.
+    warms up, with all the shapes there are: after a few batches only, whoever was measured first came out far too slow.
     """
     longest, rng = 0.0, random.Random(0)
     for round in range(-1, rounds):

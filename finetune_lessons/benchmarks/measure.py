@@ -5,7 +5,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -14,6 +14,9 @@ from finetune_lessons.lab.reports.memory import PeakMemory
 from finetune_lessons.lab.models.loading import load_encoder
 from finetune_lessons.lab.training.precision import fastest_precision
 from finetune_lessons.lab.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BATCH_SIZE, LR = 32, 1e-4
 K = TypeVar("K")
@@ -64,6 +67,15 @@ def make_trainer(model: Any, tokenizer: Any, data: Any, folder: str, **settings:
     trainer = Trainer(model, arguments, collator, train_dataset=data["train"], eval_dataset=data.get("validation"))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def by_round(
+    table: "pd.DataFrame",  # of a suite: a row for each round of each contender of each work
+    work: str,
+    column: str = "speed",
+) -> "pd.DataFrame":
+    "What was measured in one work: a row a round, a column a contender."
+    return table[table["work"] == work].pivot(index="round", columns="by", values=column)
 
 
 def tuned(

@@ -13,7 +13,7 @@ import torch
 
 from finetune_lessons.adapters import BottleneckAdapter, add_adapters
 from finetune_lessons.benchmarks.bars import FULL, FULL_FP32, TOP, keep
-from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, in_turns, make_trainer, spread
+from finetune_lessons.benchmarks.measure import BATCH_SIZE, Measurement, by_round, in_turns, make_trainer, spread
 from finetune_lessons.benchmarks.measure import timed, tuned, with_run, with_trainer
 from finetune_lessons.benchmarks.peft import CHANGES, OURS, THEIRS
 from finetune_lessons.cross_entropy import classification_loss
@@ -253,9 +253,8 @@ def relative(
     column: str = "speed",  # or "memory_mb"
 ) -> "pd.DataFrame":
     "The first contender's numbers divided by each other one's in the same round: one row a round."
-    rows = table[table["work"] == work]
-    ours, *others = rows["by"].unique()
-    rounds = rows.pivot(index="round", columns="by", values=column)
+    ours, *others = table.loc[table["work"] == work, "by"].unique()
+    rounds = by_round(table, work, column)
     return rounds[others].rdiv(rounds[ours], axis=0)
 
 

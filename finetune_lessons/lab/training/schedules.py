@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable
 
-Schedule = Callable[[int, int, int], float]  # (step, steps, warmup): the step from 0, of how many, how many are warm-up
-
 
 def constant(step: int, steps: int, warmup: int = 0) -> float:
     "Climbs from 0 to 1, and stays there."
@@ -40,6 +38,7 @@ def _wave(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-SCHEDULES: dict[str, Schedule] = {
+# (step, steps, warmup): the step from 0, of how many, how many are warm-up
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "linear": linear, "cosine": cosine, "constant": constant, "one_cycle": one_cycle, "inverse_sqrt": inverse_sqrt,
 }  # fmt: skip
