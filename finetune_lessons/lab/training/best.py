@@ -1,5 +1,6 @@
 """The weights at the best validation of a run, kept on disk, and stopping when none gets better."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,25 +85,32 @@ def early_stopping(
     run: Any,  # a `Run`
     patience: int = 2,  # validations in a row that may be no better than the best one before them
     metric: str = "loss",  # of the validation split
+    min_delta: float = 0.0,  # by how much a validation must be better than the last that was
 ) -> Iterator[Step]:
     """The run's steps, until the metric has stopped getting better: `for step in early_stopping(run, patience=2)`.
 
-    It goes by the run's history, so leaving the loop, or saving and resuming the run, changes nothing.
+    The weights of the best validation are in `run.best`, as with `keep_best=metric`, if the run has validated nothing
+    before. It goes by the run's history, so leaving the loop, or saving and resuming the run, changes nothing.
     Raises ValueError for a metric that the run does not have.
     """
     check_metric(metric, run.splits, run.config["eval_every"])
     if patience < 1:
         raise ValueError(f"patience is a number of validations, at least 1; given: {patience!r}")
+    if not 0 <= min_delta < math.inf:
+        raise ValueError(f"min_delta is a difference of the metric, at least 0; given: {min_delta!r}")
+    if run.best is None and not any(step.metrics for step in run.steps):
+        run.config, run.best = {**run.config, "keep_best": metric}, Best(run.learner, metric)
     for step in run:
         yield step
-        if step.metrics and _since_best(run.steps, metric) >= patience:
+        if step.metrics and _since_better(run.steps, metric, min_delta) >= patience:
             return
 
 
-def _since_best(steps: Sequence[Step], metric: str) -> int:
+def _since_better(steps: Sequence[Step], metric: str, min_delta: float) -> int:
+    "Validations since the last that was better by more than `min_delta` than the last before that was."
     values = [step.metrics[metric] for step in steps if step.metrics]
-    best = 0
+    last = 0
     for i, value in enumerate(values):
-        if is_better(metric, value, values[best]):
-            best = i
-    return len(values) - 1 - best
+        if is_better(metric, value, values[last]) and abs(value - values[last]) > min_delta:
+            last = i
+    return len(values) - 1 - last

@@ -2,14 +2,19 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, tiny_tokens, weights
 
 from finetune_lessons.lab.training.best import early_stopping
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lab.training.schedules import SCHEDULES
+from finetune_lessons.lab.training.steps import Step
 from finetune_lessons.model_surgery import freeze, unfreeze
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,9 +121,86 @@ def test_stopping_goes_by_the_history_and_not_by_the_loop():
     assert left.index == straight.index
 
 
+SEQUENCES = st.lists(st.integers(0, 6).map(lambda n: n / 4), min_size=1, max_size=12)
+
+
+class Replayed:
+    "What of a run early stopping looks at, with these validations in the place of training: every second step has one."
+
+    def __init__(self, values, metric="loss"):
+        self.splits, self.config, self.steps, self.best = tiny_run().splits, {"eval_every": 2}, [], object()
+        metrics = [found for value in values for found in ({}, {metric: value})]
+        self._all = [Step(i, 0, 1.0, {}, 1e-3, 1.0, 1, 0.1, each) for i, each in enumerate(metrics)]
+
+    def __iter__(self):
+        for step in self._all[len(self.steps) :]:
+            self.steps.append(step)
+            yield step
+
+
+def stopped_by_transformers(values, patience, min_delta, greater, creeps) -> int:
+    "Validations until its callback stops, told of the best one as `Trainer` does, or only of gains above min_delta."
+    args = SimpleNamespace(metric_for_best_model="m", greater_is_better=greater)
+    state, control = SimpleNamespace(best_metric=None), SimpleNamespace(should_training_stop=False)
+    callback = transformers.EarlyStoppingCallback(patience, min_delta)
+    for i, value in enumerate(values, 1):
+        callback.on_evaluate(args, state, control, {"eval_m": value})
+        if control.should_training_stop:
+            return i
+        gain = 0 if state.best_metric is None else (value - state.best_metric) * (1 if greater else -1)
+        if state.best_metric is None or gain > (0 if creeps else min_delta):
+            state.best_metric = value
+    return len(values)
+
+
+@given(SEQUENCES, st.integers(1, 4), st.sampled_from([0.0, 0.25, 0.3, 1.0]), st.sampled_from(["loss", "accuracy"]))
+def test_stopping_is_that_of_the_callback_of_transformers(values, patience, min_delta, metric):
+    "With a min_delta its mark must not creep: see the next test."
+    run, greater = Replayed(values, metric), metric == "accuracy"
+    steps = list(early_stopping(run, patience, metric, min_delta))
+    assert len(steps) == 2 * stopped_by_transformers(values, patience, min_delta, greater, creeps=False)
+    plain = list(early_stopping(Replayed(values, metric), patience, metric))
+    assert len(plain) == 2 * stopped_by_transformers(values, patience, 0.0, greater, creeps=True)
+
+
+def test_progress_that_is_slow_and_steady_does_not_stop_a_run():
+    values = [1 - 0.03 * i for i in range(12)]
+    assert len(list(early_stopping(Replayed(values), 3, min_delta=0.05))) == 24
+    assert stopped_by_transformers(values, 3, 0.05, greater=False, creeps=True) == 4
+    assert len(list(early_stopping(Replayed(values), 1, min_delta=0.05))) == 4
+
+
+def test_stopping_keeps_the_best_weights_of_a_run_that_was_not_told_to(tmp_path):
+    told, run = worsening(epochs=8), worsening(epochs=8, keep_best=None)
+    list(early_stopping(told, 2))
+    for step in early_stopping(run, 2):
+        if step.index == 4:
+            break
+    run.save(tmp_path / "run")
+    again = Run.resume(tmp_path / "run", tiny_model("bert"), tiny_tokenizer(), tiny_tokens(), loss=run.loss)
+    for each in (run, again):
+        list(early_stopping(each, 2))
+        assert (each.best.step, each.best.value, each.index) == (told.best.step, told.best.value, told.index)
+        each.best.load()
+    told.best.load()
+    assert same_bits(weights(run.model), weights(told.model))
+    assert same_bits(weights(again.model), weights(told.model))
+
+
+def test_stopping_claims_no_best_weights_where_validations_are_gone():
+    run = worsening(keep_best=None)
+    for step in run:
+        if step.metrics:
+            break
+    next(early_stopping(run, 2))
+    assert run.best is None
+
+
 def test_stopping_refuses_nonsense():
     with pytest.raises(ValueError, match="patience is a number of validations, at least 1; given: 0"):
         next(early_stopping(worsening(), 0))
+    with pytest.raises(ValueError, match="min_delta is a difference of the metric, at least 0; given: -0.1"):
+        next(early_stopping(worsening(), min_delta=-0.1))
     with pytest.raises(ValueError, match="does not give 'bleu'"):
         next(early_stopping(worsening(), metric="bleu"))
 
