@@ -8,12 +8,14 @@ __all__ = ['learning_curve', 'plot_gap', 'dropout', 'dropout_places', 'set_dropo
 
 # %% ../nbs/1_foundations/13_overfitting.ipynb #c010
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from .cross_entropy import classification_loss, cross_entropy
 from .lab.models.linears import is_linear
@@ -111,16 +113,15 @@ def set_dropout(
     model: nn.Module,  # of transformers, or a part of one
     p: float,  # 0: without
 ) -> nn.Module:
-    """The model with this dropout at every place that has any, also where it is now 0; its configuration says so too.
-
-    Raises ValueError for a model that has no such place.
+    """The model with this dropout at every place that has any, also where it is now 0; a whole model's configuration
+    says so too. Raises ValueError for a model that has no such place.
     """
     _check_share("p", p)
     if not (places := list(_places(model))):
         raise ValueError(f"{type(model).__name__} has no place for dropout: nothing in it is called so")
     for _, module, name in places:
         setattr(module, name, float(p))
-    for config in {id(c): c for module in model.modules() if (c := getattr(module, "config", None))}.values():
+    for config in {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values():
         for name in _numbers(vars(config), "dropout", "pdrop"):
             setattr(config, name, float(p))
     return model
@@ -164,8 +165,9 @@ class L2SP:
         found = self.loss(model, batch)
         if not model.training or self.strength == 0:
             return found
-        far = sum((w - u.to(w)).square().sum() for w, u in self._pretrained if w.requires_grad)
         parts = found if isinstance(found, dict) else {"loss": found, "task": found}
+        ways = ((w - u.to(w)).square().sum() for w, u in self._pretrained if w.requires_grad)
+        far = sum(ways, parts["loss"].new_zeros(()))
         return parts | {"loss": parts["loss"] + self.strength / 2 * far, "L2-SP": self.strength / 2 * far}
 
 
@@ -282,7 +284,9 @@ def r_drop_loss(
     All are means over the rows (arXiv:2106.14448; its alpha is half of this one's, as it adds the two cross-entropies).
     In evaluation, and with alpha = 0, it is `classification_loss`. Raises ValueError where no dropout is at work.
     """
-    if alpha == 0 or not (model.training or torch.is_grad_enabled()):
+    if alpha == 0 or not model.training:
+        if alpha and torch.is_grad_enabled():
+            warnings.warn("in evaluation mode R-Drop is the plain loss: call model.train() to learn", stacklevel=2)
         return classification_loss(model, batch)
     _check_dropout(model)
     known = labelled(batch)
@@ -297,8 +301,8 @@ r_drop_loss.terms = classification_loss.terms  # type: ignore[attr-defined]
 
 def _check_dropout(model: nn.Module) -> None:
     if not any(getattr(module, name) > 0 and module.training for _, module, name in _places(model)):
-        why = "set_dropout(model, 0.1)" if model.training else "it is in evaluation mode: model.train()"
-        raise ValueError(f"R-Drop compares two draws of dropout, and none is at work in {type(model).__name__}: {why}")
+        where = f"none is at work in {type(model).__name__}: set_dropout(model, 0.1)"
+        raise ValueError(f"R-Drop compares two draws of dropout, and {where}")
 
 # %% ../nbs/1_foundations/13_overfitting.ipynb #c052
 def reinitialize(

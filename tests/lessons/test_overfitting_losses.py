@@ -1,5 +1,6 @@
 """L2-SP, mixout and R-Drop are their formulas, do nothing at zero, and say where they could not do anything."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from finetune_lessons.cross_entropy import classification_loss
-from finetune_lessons.lab import ActivationCache
+from finetune_lessons.lab import ActivationCache, diagnose
 from finetune_lessons.lab.models.new_modules import new_modules
 from finetune_lessons.lab.training.run import Run
 from finetune_lessons.model_surgery import freeze, unfreeze
@@ -102,7 +103,8 @@ def test_l2_sp_pulls_what_is_pretrained_to_where_it_was_and_nothing_else(arch):
         expected = plain[name] + (0.3 * (p.detach() - start[name]) if name in known else 0)
         torch.testing.assert_close(pulled[name], expected, rtol=1e-4, atol=1e-6)
     found = loss(model, batch)
-    by_hand = 0.15 * sum(float((model.get_parameter(n).double() - start[n].double()).square().sum()) for n in known)
+    now = weights(model)
+    by_hand = 0.15 * sum(float((now[name].double() - start[name].double()).square().sum()) for name in known)
     assert by_hand > 0 and float(found["L2-SP"]) == pytest.approx(by_hand, rel=1e-4)
     assert float(found["loss"]) == pytest.approx(float(found["task"]) + by_hand, rel=1e-4)
 
@@ -236,9 +238,21 @@ def test_r_drop_of_a_model_without_dropout_is_refused(arch):
     assert float(r_drop_loss(set_dropout(model, 0.3), batch)["KL"]) > 0
 
 
-def test_r_drop_in_evaluation_mode_is_refused_where_something_is_to_learn():
-    with pytest.raises(ValueError, match=r"it is in evaluation mode: model.train\(\)"):
-        r_drop_loss(tiny_model("bert").eval(), tiny_batch())
+def test_r_drop_in_evaluation_mode_says_that_it_is_the_plain_loss_where_something_is_to_learn():
+    model, batch = tiny_model("bert").eval(), tiny_batch()
+    with pytest.warns(UserWarning, match=r"R-Drop is the plain loss: call model.train\(\)"):
+        found = r_drop_loss(model, batch)
+    assert torch.equal(found, classification_loss(model, batch))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        r_drop_loss(model, batch)
+
+
+@pytest.mark.filterwarnings("ignore:in evaluation mode R-Drop")
+def test_a_run_with_these_losses_can_be_diagnosed():
+    for make in (lambda model: r_drop_loss, lambda model: L2SP(model, Mixout(model))):
+        model = set_dropout(tiny_model("bert"), 0.9)
+        assert "Dropout leaves too little" in repr(diagnose(tiny_run(model, loss=make(model))))
 
 
 def test_r_drop_sees_that_a_cache_keeps_the_dropout_below_the_cut_still():
@@ -287,15 +301,15 @@ def test_what_is_frozen_stays_and_what_was_never_pretrained_is_refused(kind):
         kind(unfreeze(freeze(tiny_model("bert")), "classifier"))
 
 
-@wrapped
-def test_pieces_of_a_batch_add_up_to_the_whole(kind):
+def test_pieces_of_a_batch_add_up_to_the_whole():
     def curve(**settings):
-        torch.manual_seed(0)
         model = tiny_model("bert", dropout=False)
-        loss = kind(model, strength=0.1) if kind is L2SP else kind(model, p=0.0)
-        return [step.loss for step in tiny_run(model, loss=loss, **settings)]
+        return [step.loss for step in tiny_run(model, loss=L2SP(model, strength=1.0), **settings)]
 
-    assert curve() == pytest.approx(curve(grad_accum=4), rel=1e-4)
+    whole = curve()
+    assert whole == pytest.approx(curve(batch_size=2, grad_accum=4), rel=1e-4)
+    plain = [step.loss for step in tiny_run(tiny_model("bert", dropout=False), loss=classification_loss)]
+    assert max(abs(a - b) for a, b in zip(whole, plain, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize(("make", "says"), [
