@@ -475,6 +475,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'finetune_lessons/overfitting.py'),
                                               'finetune_lessons.overfitting._check_share': ( '1_foundations/overfitting.html#_check_share',
                                                                                              'finetune_lessons/overfitting.py'),
+                                              'finetune_lessons.overfitting._fill_places': ( '1_foundations/overfitting.html#_fill_places',
+                                                                                             'finetune_lessons/overfitting.py'),
                                               'finetune_lessons.overfitting._numbers': ( '1_foundations/overfitting.html#_numbers',
                                                                                          'finetune_lessons/overfitting.py'),
                                               'finetune_lessons.overfitting._places': ( '1_foundations/overfitting.html#_places',

@@ -117,6 +117,7 @@ def set_dropout(
     says so too. Raises ValueError for a model that has no such place.
     """
     _check_share("p", p)
+    _fill_places(model)
     if not (places := list(_places(model))):
         raise ValueError(f"{type(model).__name__} has no place for dropout: nothing in it is called so")
     for _, module, name in places:
@@ -125,6 +126,14 @@ def set_dropout(
         for name in _numbers(vars(config), "dropout", "pdrop"):
             setattr(config, name, float(p))
     return model
+
+
+def _fill_places(model: nn.Module) -> None:
+    "An nn.Dropout where an architecture leaves it out for p = 0."
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Identity and "drop" in name and "path" not in name:
+                setattr(parent, name, nn.Dropout(0.0).train(child.training))
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -323,8 +332,7 @@ def reinitialize(
         for path in [*stack[-layers:], *poolers]:
             for p in model.get_submodule(path).parameters():
                 p._is_hf_initialized = False  # type: ignore[attr-defined]
-            for module in model.get_submodule(path).modules():
-                model._init_weights(module)  # type: ignore[operator]
+            model.get_submodule(path).apply(model._init_weights)  # type: ignore[arg-type]
     return model
 
 # %% ../nbs/1_foundations/13_overfitting.ipynb #c056
@@ -358,8 +366,8 @@ def flip_labels(
     rows = torch.randperm(len(split), generator=generator)[: round(share * len(split))].sort().values
     labels = torch.tensor(split["label"][:])
     labels[rows] += torch.randint(1, classes, (len(rows),), generator=generator)
-    noisy = (labels % classes).tolist()
-    return split.remove_columns("label").add_column("label", noisy, feature=split.features["label"]), rows.tolist()
+    noisy = split.add_column("noisy", (labels % classes).tolist(), feature=split.features["label"])
+    return noisy.remove_columns("label").rename_column("noisy", "label"), rows.tolist()
 
 
 show_notes(globals())

@@ -45,14 +45,15 @@ def check_patience(
     draw = Draw()
     down = draw.number(0.5, 0.6)
     noise = draw.number(0.001, 0.009)
+    tiny = [0.7 - noise, 0.7 - 2 * noise, 0.7 - noise, 0.7]
     bump = [0.9, down, down + 0.2, down + 0.1, down - 0.1, down + 0.3, down + 0.2, down + 0.1, down, down]
     slow = [0.9 - 0.03 * i for i in range(8)] + [0.69] * 6
     cases = {
         "a bump": (bump, 3, 0.0),
         "little patience": (bump, 2, 0.0),
-        "gains below min_delta": ([0.9, 0.7, 0.7 - noise, 0.7 - noise / 2, 0.7 + noise, 0.2], 2, 0.02),
+        "gains below min_delta": ([0.9, 0.7, *tiny, 0.7, 0.2], 2, 0.02),
         "slow but steady gains": (slow, 3, 0.05),
-        "the same again": ([0.8, 0.6, 0.6, 0.6, 0.6, 0.1], 3, 0.0),
+        "the same again": ([0.8, 0.6, 0.6, 0.6, 0.6, 0.7, 0.8, 0.1], 3, 0.0),
         "better to the end": ([0.9 - 0.05 * i for i in range(draw.whole(5, 9))], 2, 0.0),
     }
 

@@ -34,10 +34,10 @@ every = pytest.mark.parametrize("arch", EVERY)
 
 def logits(model, training: bool) -> torch.Tensor:
     inputs = tiny_tokenizer()(tiny_rows(6)["text"], padding=True, return_tensors="pt")
-    del inputs["token_type_ids"]
+    known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        return model.train(training)(**inputs).logits
+        return model.train(training)(**known).logits
 
 
 # dropout
@@ -53,7 +53,8 @@ def test_dropout_is_that_of_torch_in_distribution(p):
     spread = math.sqrt(p * (1 - p) / len(x))
     assert abs((ours == 0).float().mean() - p) < 5 * spread
     assert abs((ours == 0).float().mean() - (theirs == 0).float().mean()) < 7 * spread
-    assert ours.mean() == pytest.approx(3, rel=0.02) and ours.var() == pytest.approx(theirs.var(), rel=0.02)
+    assert float(ours.mean()) == pytest.approx(3, rel=0.02)
+    assert float(ours.var()) == pytest.approx(float(theirs.var()), rel=0.02)
 
 
 def test_what_is_dropped_in_one_place_says_nothing_of_another():
@@ -101,10 +102,10 @@ def test_set_dropout_reaches_every_place(arch):
 
 
 @every
-def test_dropout_set_is_the_dropout_that_the_model_is_made_with(arch, tmp_path):
+def test_dropout_set_is_the_dropout_that_the_configuration_makes_a_model_with(arch):
     model = set_dropout(tiny_model(arch), 0.3)
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path)
+    again = type(model)(type(model.config).from_dict(model.config.to_dict()))
+    again.load_state_dict(model.state_dict())
     assert (dropout_places(again)["p"] == 0.3).all()
     assert torch.equal(logits(model, training=True), logits(again, training=True))
 
@@ -151,7 +152,7 @@ def test_the_top_layer_begins_anew_and_nothing_below_it(arch):
             if now.ndim == 1:
                 assert torch.equal(now, before[name]), name  # biases 0, norms 1
             else:
-                assert now.std() == pytest.approx(before[name].std(), rel=0.25)
+                assert float(now.std()) == pytest.approx(float(before[name].std()), rel=0.25), name
         else:
             assert torch.equal(now, trained[name]), name
 
