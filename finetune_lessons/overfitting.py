@@ -64,7 +64,7 @@ def plot_gap(
     from finetune_lessons.lab.figures.palette import CURVES
     from finetune_lessons.lab.reports.plots import new_figure
 
-    figure, axes = new_figure(3.6 * len(curves), 3.2, columns=len(curves))
+    figure, axes = new_figure(max(5.0, 3.6 * len(curves)), 3.2, columns=len(curves))
     top = max(1.0, *(curve[["train", "validation"]].to_numpy().max() for curve in curves.values()))
     words = []
     for ax, (title, curve) in zip(axes, curves.items(), strict=True):

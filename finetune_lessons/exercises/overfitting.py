@@ -57,7 +57,7 @@ def check_patience(
         "better to the end": ([0.9 - 0.05 * i for i in range(draw.whole(5, 9))], 2, 0.0),
     }
 
-    def stops(losses: list[float], patience: int, min_delta: float, start: str = "last better") -> int:
+    def stops(losses: list[float], patience: int, min_delta: float, *, start: str = "last better") -> int:
         best, waited = losses[0], 0
         for i, loss in enumerate(losses[1:], 1):
             better = loss < best - min_delta
@@ -174,7 +174,7 @@ def check_r_drop(
     def both_ways(a: Tensor, b: Tensor) -> Tensor:
         return (kl(a, b) + kl(b, a)).mean() / 2
 
-    def loss(a: Tensor, b: Tensor, labels: Tensor, alpha: float, apart: Function = both_ways) -> Tensor:
+    def loss(a: Tensor, b: Tensor, labels: Tensor, alpha: float, *, apart: Function = both_ways) -> Tensor:
         return (cross_entropy(a, labels) + cross_entropy(b, labels)) / 2 + alpha * apart(a, b)
 
     mistakes: dict[str, Function] = {
