@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
     from finetune_lessons.lab.training.run import Run as Run
     from finetune_lessons.lab.training.run import Step as Step
     from finetune_lessons.lab.training.run import NonFiniteLoss as NonFiniteLoss
+    from finetune_lessons.lab.training.guided import Guided as Guided
     from finetune_lessons.lab.training.best import early_stopping as early_stopping
     from finetune_lessons.lab.training.activations import ActivationCache as ActivationCache
     from finetune_lessons.lab.training.metrics import expected_calibration_error as expected_calibration_error
@@ -58,6 +59,7 @@ _NAMES_OF = {
     "training.tokenising": ("tokenize",),
     "training.batches": ("model_inputs", "train_batches"),
     "training.run": ("Run", "Step", "NonFiniteLoss"),
+    "training.guided": ("Guided",),
     "training.best": ("early_stopping",),
     "training.activations": ("ActivationCache",),
     "training.metrics": ("expected_calibration_error",),

@@ -17,7 +17,6 @@ from finetune_lessons.model_surgery import layer_groups
 from finetune_lessons.optimizers import AdamW
 from finetune_lessons.overfitting import (
     BertAdam,
-    StoppedEarly,
     dropout,
     dropout_places,
     early_stopping,
@@ -26,6 +25,7 @@ from finetune_lessons.overfitting import (
     plot_gap,
     reinitialize,
     set_dropout,
+    stopped_early,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,7 +200,7 @@ def test_a_run_that_stops_early_ends_with_its_best_weights_in_a_comparison():
     straight = too_fast(0)
     list(early_stopping(straight, 2))
     last = straight.evaluate()["loss"]
-    stopped = StoppedEarly(too_fast(0), patience=2)
+    stopped = stopped_early(too_fast(0), patience=2)
     assert len(stopped) == len(straight)
     (row,) = compare({"stopped": lambda seed: stopped}, seeds=(0,)).to_dict("records")
     assert stopped.index == straight.index < len(straight)
@@ -211,7 +211,7 @@ def test_only_a_run_that_keeps_its_best_from_the_start_stops_early_with_it():
     run = tiny_run()
     next(run)
     with pytest.raises(ValueError, match="kept no best weights so far"):
-        StoppedEarly(run)
+        stopped_early(run)
 
 
 # small data

@@ -202,8 +202,10 @@ class Run(Stepping):
                 bar.update(self.index - bar.n)
                 if log and self.is_main_process:
                     log(step.row())
-                if save and (self.index % save_every == 0 or self.done):
+                if save and self.index % save_every == 0:
                     self.save(save)
+        if save:
+            self.save(save)
         return self
 
     def extend(
