@@ -14,6 +14,11 @@ def linear(step: int, steps: int, warmup: int = 0) -> float:
     return step / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
 
 
+def slanted_triangular(step: int, steps: int, warmup: int = 0) -> float:
+    "Climbs from 1/32 to 1, and falls to 1/32 in a straight line (arXiv:1801.06146)."
+    return (1 + 31 * linear(step, steps, warmup)) / 32
+
+
 def cosine(step: int, steps: int, warmup: int = 0) -> float:
     "Climbs from 0 to 1, and falls to 0 along half a wave: slowly, fast, slowly."
     share = (step - warmup) / max(1, steps - warmup)
@@ -41,4 +46,5 @@ def _wave(start: float, end: float, share: float) -> float:
 # (step, steps, warmup): the step from 0, of how many, how many are warm-up
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "linear": linear, "cosine": cosine, "constant": constant, "one_cycle": one_cycle, "inverse_sqrt": inverse_sqrt,
+    "slanted_triangular": slanted_triangular,
 }  # fmt: skip
