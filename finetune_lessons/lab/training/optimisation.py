@@ -37,6 +37,11 @@ def make_optimizer(
     if of_loss:
         groups.append({"params": of_loss, "weight_decay": 0.0, "lr": getattr(loss, "lr", None) or lr})
     optimizer = factory(groups, lr=lr) if factory else _adamw(groups, lr)
+    if any(group.get("lr_scale", 1) != 1 for group in optimizer.param_groups):
+        raise ValueError(
+            "the optimizer's groups have lr_scale, which only the schedulers of timm multiply by: "
+            'before the optimizer is made, set group["lr"] = lr * group.pop("lr_scale") in each'
+        )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
