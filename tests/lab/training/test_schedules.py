@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -37,6 +38,23 @@ def test_one_cycle_is_that_of_torch(steps, warmup):
         if t < steps - 1:
             optimizer.step()
             schedule.step()
+
+
+@pytest.mark.parametrize("steps", [10, 50, 200, 1230])
+def test_the_slanted_triangle_is_ulmfits_with_a_tenth_on_the_way_up(steps):
+    cut, ratio = steps // 10, 32
+    for t in range(steps):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / 0.1 - 1))
+        expected = 0.01 * (1 + p * (ratio - 1)) / ratio
+        assert 0.01 * SCHEDULES["slanted_triangular"](t, steps, cut) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(19, 2), (9, 1), (7, 3), (33, 0), (50, 20)])
+def test_the_slanted_triangle_is_straight_between_its_corners_for_any_number_of_steps(steps, warmup):
+    corners = ([0, warmup, steps], [1 / 32, 1, 1 / 32]) if warmup else ([0, steps], [1, 1 / 32])
+    factors = [SCHEDULES["slanted_triangular"](t, steps, warmup) for t in range(steps)]
+    assert factors == pytest.approx(np.interp(range(steps), *corners).tolist(), abs=1e-12)
+    assert min(factors) >= 1 / 32
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 300), st.data())
