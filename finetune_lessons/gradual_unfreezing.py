@@ -121,10 +121,10 @@ def discriminative_groups(
     if not 0 < decay <= 1:
         raise ValueError(f"decay is the share of its rate that each layer passes on, above 0 to 1; given: {decay!r}")
     depth = {parameter: d for d, group in enumerate(from_top(model).values()) for parameter in group}
-    given = [{"params": [p for p in depth if p.is_floating_point()]}] if groups is None else groups
+    whole: list[Mapping[str, Any]] = [{"params": [p for p in depth if p.is_floating_point()]}]
     divided = [
         {**group, "params": [p for p in group["params"] if depth.get(p, 0) == d], "lr": group.get("lr", lr) * decay**d}
-        for group in given for d in range(max(depth.values()) + 1)
+        for group in (whole if groups is None else groups) for d in range(max(depth.values()) + 1)
     ]  # fmt: skip
     return [group for group in divided if group["params"]]
 
