@@ -72,7 +72,7 @@ def check_adapter(
         return solution(h, W_down, 0 * b_down, W_up, 0 * b_up)
 
     cases = {
-        "three tokens": (draw(3, 8), *_weights(draw, 8, 2)),
+        "five tokens": (draw(5, 8), *_weights(draw, 8, 4)),
         "two texts of four tokens": (draw(2, 4, 6), *_weights(draw, 6, 3)),
     }
     mistakes: dict[str, Function] = {

@@ -230,7 +230,7 @@ def check_ia3(
 
 def _layer(draw: Draw, d_out: int, d_in: int, r: int) -> tuple[Tensor, Tensor, Tensor]:
     "W, A and B, none of them zero."
-    return draw(d_out, d_in), draw(r, d_in), draw(d_out, r)
+    return draw(d_out, d_in, size=1.0), draw(r, d_in, size=1.0), draw(d_out, r, size=1.0)
 
 
 __all__ = [

@@ -85,6 +85,13 @@ def check_task_shares(
     return check(learner, cases, shares, mistakes)
 
 
+def _paced(draw: Draw, tasks: int) -> tuple[Tensor, Tensor]:
+    "Losses now and before, of tasks that fall at different paces."
+    before = draw(tasks).abs() + 0.2
+    paces = [draw.number(0.3 + 0.4 * i, 0.6 + 0.4 * i) for i in range(tasks)]
+    return before * torch.tensor(paces)[draw.order(tasks)], before
+
+
 @exercise
 def check_dynamic_weights(
     learner: Function,  # learner(last (tasks,), before (tasks,), T) -> (tasks,)
@@ -93,8 +100,8 @@ def check_dynamic_weights(
     draw = Draw()
     same = draw(2).abs() + 0.2
     cases = {
-        "two tasks": (draw(2).abs() + 0.2, draw(2).abs() + 0.2, 2.0),
-        "three tasks": (draw(3).abs() + 0.2, draw(3).abs() + 0.2, 1.0),
+        "two tasks": (*_paced(draw, 2), 2.0),
+        "three tasks": (*_paced(draw, 3), 1.0),
         "all at one pace": (same, 2 * same, 2.0),
     }
     mistakes: dict[str, Function] = {

@@ -155,7 +155,7 @@ def check_prefix_share(
     cases = {
         "three virtual tokens": (q, k, p_k),
         "one virtual token": (q, k, p_k[:1]),
-        "scores in the hundreds": (200 * q, k, p_k),
+        "scores in the hundreds": (1000 * q, k, torch.cat([q[:1], p_k[1:]])),  # one of the prefix, for sure
     }
     mistakes: dict[str, Function] = {
         "your share is that of the text; the prefix has the rest": lambda q, k, p_k: 1 - solution(q, k, p_k),
