@@ -1,6 +1,7 @@
 """What the frozen first layers of a model put out: computed once for each text, and kept."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,12 +48,18 @@ class ActivationCache:
         "How much is kept, in memory and on disk."
         return self._tensors.size / 2**20
 
-    def check(self, model: nn.Module) -> None:
-        "Raises ValueError for a model without a frozen first layer."
+    def check(self, model: nn.Module, batches: Batches) -> None:
+        "Raises ValueError for a model without a frozen first layer; warns of texts that are never twice the same."
         if not self._trunk(model).layers:
             raise ValueError(
                 "a cache keeps what frozen first layers put out, but the first layer of this model, or something "
                 "before it, is trained: freeze layers, or leave cache out"
+            )
+        if batches.change:
+            warnings.warn(
+                "the data have a transform: where it changes the tokens, as fresh masks do, nothing that the cache "
+                "keeps fits, and all is computed anew at each step",
+                stacklevel=4,
             )
 
     @contextmanager

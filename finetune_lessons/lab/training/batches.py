@@ -17,7 +17,7 @@ from finetune_lessons.lab.training.padding import padded, real_tokens
 from finetune_lessons.lab.training.sampling import JointRows, Rows, plan_epoch, steps_per_epoch
 from finetune_lessons.lab.training.tasks import Task
 from finetune_lessons.lab.training.token_budget import TokenBudget, size_of_a_step
-from finetune_lessons.lab.training.tokenising import tokenize
+from finetune_lessons.lab.training.tokenising import tokenize, transform_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,11 +65,17 @@ class Batches:
         tasks: Mapping[str, Task] | None = None,  # what their labels mean; None: what they look like without a model
         side: str = "right",  # where sequences are padded
     ):
-        self.splits, self.tokenizer, self.side = dict(splits), tokenizer, side
+        self.splits = {name: split.with_format(None) for name, split in splits.items()}
+        self.tokenizer, self.side = tokenizer, side
         self.tasks = tasks or {name: decide({"data": split}, Head()) for name, split in self.splits.items()}
         self.lengths = {name: Column("", "input_ids", split).lengths() for name, split in self.splits.items()}
         self._lists = {name: set(_list_columns(split)) for name, split in self.splits.items()}
-        self._columns = {name: split.select_columns(self._loaded(name)) for name, split in self.splits.items()}
+        self._names = {name: self._loaded(name) for name in self.splits}
+        self._transforms = {name: transform for name, split in splits.items() if (transform := transform_of(split))}
+        self._columns = {
+            name: splits[name] if name in self._transforms else split.select_columns(self._names[name])
+            for name, split in self.splits.items()
+        }
 
     def __len__(self) -> int:
         return sum(map(len, self.lengths.values()))
@@ -78,6 +84,11 @@ class Batches:
         split, labels = self.splits[name], self.tasks[name].column
         numeric = [column for column in _numeric_columns(split) if column not in OWN]
         return numeric + [column for column in split.column_names if column == labels]
+
+    @property
+    def change(self) -> bool:
+        "Whether a transform makes other rows of them each time they are loaded."
+        return bool(self._transforms)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,8 +135,9 @@ class Batches:
         """
         if isinstance(rows, JointRows):
             return Batch(task="", tasks={part.task: self.load(part, device) for part in rows.by_task})
-        task, examples = self.tasks[rows.task], self._columns[rows.task][rows.index]
-        labels = examples.pop(task.column, None)
+        task, read = self.tasks[rows.task], self._columns[rows.task][rows.index]
+        examples = {name: read[name] for name in self._names[rows.task] if name in read}
+        labels = examples.pop(task.column, None) if task.column else None
         if "attention_mask" not in examples:
             examples["attention_mask"] = [real_tokens(ids, self.tokenizer) for ids in examples["input_ids"]]
         batch = {name: self._tensor(name, v, name in self._lists[rows.task]) for name, v in examples.items()}

@@ -98,7 +98,7 @@ class Run(Stepping):
         self.objective.check(self.splits["train"], sampling)
         self.cache = cache
         if cache is not None:
-            cache.check(model)
+            cache.check(model, self.splits["train"])
         self.processes.share_parameters(self.learner)
         self._evaluation = Evaluation(
             model, self.learner, self.objective, self.splits, self.computing, self.processes, cache,

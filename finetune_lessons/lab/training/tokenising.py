@@ -1,5 +1,6 @@
 """Texts to tokens, once for each split."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -23,8 +24,9 @@ def tokenize(
 ) -> "DatasetDict":
     """`data` with the columns `input_ids` and `attention_mask`, ready for a `Run`.
 
-    A split that has `input_ids` already keeps them. Raises ValueError when a split has neither texts nor tokens,
-    or a row has no token.
+    A split that has `input_ids` already keeps them, and with them its transform (`Dataset.with_transform`), which a
+    `Run` applies each time it loads rows. Raises ValueError when a split has neither texts nor tokens, a row has no
+    token, or a transform is for texts.
     """
     from datasets import DatasetDict
 
@@ -40,16 +42,27 @@ def _tokenize_split(name: str, split: "Dataset", tokenizer: "PreTrainedTokenizer
 
     if not len(split):
         return split
+    transform = transform_of(split)
     split = split.with_format(None)
     if "input_ids" not in split.column_names:
-        _check_texts(name, split)
+        if transform:
+            raise ValueError(
+                f"the split {name!r} has a transform, but texts are tokenised once: call tokenize first, and give the "
+                "tokens a transform"
+            )
+        check_texts(name, split)
         with no_progress_bars():
             split = split.map(encode, batched=True, cache_file_name=_file_for(split))
     tokens = Column(name, "input_ids", split)
     empty = [tokens.first_missing(), *np.flatnonzero(tokens.lengths() == 0)[:1]]
     if rows := [row for row in empty if row is not None]:
         raise ValueError(f"row {min(rows)} of the split {name!r} has no tokens: leave empty texts out")
-    return split
+    return split.with_transform(transform) if transform else split
+
+
+def transform_of(split: "Dataset") -> Callable[[dict], dict] | None:
+    "What changes its rows whenever they are read: that of `Dataset.with_transform`, if it has one."
+    return split.format["format_kwargs"]["transform"] if split.format["type"] == "custom" else None
 
 
 def _file_for(split: "Dataset") -> str | None:
@@ -61,7 +74,8 @@ def _file_for(split: "Dataset") -> str | None:
     return str(Path(get_temporary_cache_files_directory()) / f"{uuid4()}.arrow")
 
 
-def _check_texts(name: str, split: "Dataset") -> None:
+def check_texts(name: str, split: "Dataset") -> None:
+    "Raises ValueError for a split without texts, or with a row that is none."
     if "text" not in split.column_names:
         raise ValueError(
             f"the split {name!r} has no column 'text'; its columns are {split.column_names}: "

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_language_data, tiny_model, tiny_rows, tiny_tokenizer
+from tiny import tiny_data, tiny_language_data, tiny_model, tiny_rows, tiny_run, tiny_tokenizer, tiny_tokens
 
 from finetune_lessons.lab.training.batches import Batches, model_inputs
 from finetune_lessons.lab.training.inputs import batches_by_split
@@ -277,3 +277,51 @@ def test_tokenizer_without_padding_is_refused(data, tokenizer):
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="no padding token: set tokenizer.pad_token"):
         batches_by_split(data, tokenizer, tiny_model("bert"))
+
+
+# a split that changes whenever it is read
+
+
+def negated(rows):
+    return {"input_ids": rows["input_ids"], "label": [1 - label for label in rows["label"]]}
+
+
+def test_a_transform_is_asked_at_each_reading():
+    seen = []
+
+    def counted(rows):
+        seen.append(rows["text"])
+        return {"input_ids": [[2, 9 + len(seen), 3] for _ in rows["text"]], "label": rows["label"]}
+
+    data = tiny_tokens(4, 0, 0)
+    split = DatasetDict(train=data["train"].with_transform(counted))
+    batches = batches_by_split(split, tiny_tokenizer(), tiny_model("bert"))["train"]
+    rows = next(batches.in_order(4))
+    first, second = (batches.load(rows, CPU) for _ in range(2))
+    assert first["input_ids"].tolist() == [[2, 10, 3]] * 4 and second["input_ids"].tolist() == [[2, 11, 3]] * 4
+    assert seen[0] == [data["train"]["text"][i] for i in rows.index]
+
+
+def test_a_run_learns_from_what_the_transform_makes():
+    data = tiny_tokens()
+    other = DatasetDict({**data, "train": data["train"].with_transform(negated)})
+    by_hand = DatasetDict({**data, "train": data["train"].map(negated, batched=True)})
+    losses = [[step.loss for step in tiny_run(data=d)] for d in (data, other, by_hand)]
+    assert losses[1] == losses[2] != losses[0]
+
+
+def test_a_transform_leaves_the_fingerprint_alone():
+    data, draws = tiny_tokens(), iter(range(10**6))
+
+    def fresh(rows):
+        return {"input_ids": [[2, next(draws) % 90, 3] for _ in rows["input_ids"]], "label": rows["label"]}
+
+    splits = [data, DatasetDict({**data, "train": data["train"].with_transform(fresh)})]
+    prints = {batches_by_split(d, tiny_tokenizer(), tiny_model("bert"))["train"].fingerprint for d in splits}
+    assert len(prints) == 1
+
+
+def test_a_transform_of_texts_is_refused():
+    data = DatasetDict(train=tiny_data()["train"].with_transform(negated))
+    with pytest.raises(ValueError, match="call tokenize first, and give the tokens a transform"):
+        tiny_run(data=data)
