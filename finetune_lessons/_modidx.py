@@ -221,6 +221,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'finetune_lessons/masked_lm.py'),
                                             'finetune_lessons.masked_lm._logits_at': ( '3_learning_signals/masked_lm.html#_logits_at',
                                                                                        'finetune_lessons/masked_lm.py'),
+                                            'finetune_lessons.masked_lm._special_ids': ( '3_learning_signals/masked_lm.html#_special_ids',
+                                                                                         'finetune_lessons/masked_lm.py'),
                                             'finetune_lessons.masked_lm.adapt': ( '3_learning_signals/masked_lm.html#adapt',
                                                                                   'finetune_lessons/masked_lm.py'),
                                             'finetune_lessons.masked_lm.add_mlm_head': ( '3_learning_signals/masked_lm.html#add_mlm_head',

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .lab.notes import show_notes
 from .lab.training.schedules import slanted_triangular as slanted_triangular
-from .lab.training.settings import checked
+from .lab.training.settings import checked, is_whole
 from .lab.training.steps import Step
 from .model_surgery import layer_groups
 
@@ -55,7 +55,7 @@ def unfreeze_gradually(
     """
     groups = _trained(run.model)
     every = max(1, len(run) // len(groups)) if every is None else every
-    if not isinstance(every, int) or every < 1:
+    if not is_whole(every, 1):
         raise ValueError(f"every is a number of steps, at least 1; given: {every!r}")
     if (last := every * (len(groups) - 1)) >= len(run):
         raise ValueError(

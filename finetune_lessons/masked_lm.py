@@ -50,7 +50,7 @@ def mask_tokens(
     """
     _check_masking(tokenizer, share)
     draw: dict[str, Any] = {"generator": generator, "device": input_ids.device}
-    special = torch.tensor(sorted(set(tokenizer.all_special_ids)), device=input_ids.device)
+    special = _special_ids(tokenizer, input_ids.device)
     can_be_hidden = ~torch.isin(input_ids, special)
     if words is None:
         words = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
@@ -67,6 +67,10 @@ def mask_tokens(
     return shown, input_ids.masked_fill(~hidden, IGNORE_INDEX)
 
 # %% ../nbs/3_learning_signals/33_masked_lm.ipynb #c011a
+def _special_ids(tokenizer: Any, device: torch.device) -> Tensor:
+    return torch.tensor(sorted(set(tokenizer.all_special_ids)), device=device)
+
+
 def _check_masking(tokenizer: Any, share: float) -> None:
     if tokenizer.mask_token_id is None:
         raise ValueError(
@@ -320,8 +324,7 @@ def token_surprises(
     ids = torch.tensor(tokenizer(text)["input_ids"], device=device_of(model))
     if len(ids) > (limit := most_tokens(model)):
         raise ValueError(f"the text has {len(ids)} tokens, the model takes {limit:.0f}: cut it, as in_pieces does")
-    special = torch.tensor(sorted(set(tokenizer.all_special_ids)), device=ids.device)
-    places = (~torch.isin(ids, special)).nonzero().squeeze(1)
+    places = (~torch.isin(ids, _special_ids(tokenizer, ids.device))).nonzero().squeeze(1)
     if not len(places):
         raise ValueError(f"no token to be guessed in {text!r}")
     found = []

@@ -163,8 +163,8 @@ def check_r_drop(
     draw = Draw()
     same = draw(3, 2)
     cases = {
-        "two passes": (draw(6, 3, size=1.0), draw(6, 3, size=1.0), draw.wholes(0, 2, 6), draw.number(1.5, 3.0)),
         "four classes": (draw(5, 4, size=2.0), draw(5, 4, size=2.0), draw.wholes(0, 3, 5), draw.number(1.5, 3.0)),
+        "two passes": (draw(6, 3, size=1.0), draw(6, 3, size=1.0), draw.wholes(0, 2, 6), draw.number(1.5, 3.0)),
         "alpha = 0": (draw(4, 2), draw(4, 2), draw.wholes(0, 1, 4), 0.0),
         "two equal passes": (same, same.clone(), draw.wholes(0, 1, 3), 1.0),
     }

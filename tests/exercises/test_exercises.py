@@ -93,9 +93,9 @@ def test_no_table_of_answers_passes(check, learner):
 
 @pytest.mark.parametrize(("check", "learner", "names"), WRONG)
 def test_a_usual_mistake_is_named_with_both_numbers(check, learner, names):
-    found = [check(learner) for _ in range(3)]  # two mistakes may coincide, once in a thousand draws
-    assert not any(found)
-    assert any(names in repr(verdict) for verdict in found)
-    assert all(re.search(r": .+, expected .+", repr(verdict)) for verdict in found)
+    found = check(learner)
+    assert not found
+    assert names in repr(found)
+    assert re.search(r": .+, expected .+", repr(found))
 
 
