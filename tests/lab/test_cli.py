@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from finetune_lessons.lab.cli import main
+from finetune_lessons.lab.cli import commands, main
 from finetune_lessons.lab.data import assets
 from finetune_lessons.lab.notebooks import executing as notebooks
 from finetune_lessons.lab.notebooks.scale import scale
@@ -213,6 +213,26 @@ def test_assets_lists_licence_and_citation_without_fetching(monkeypatch, tmp_pat
     assert assets.ASSETS["minilm"].licence in printed
     assert "smollm2" not in printed
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--fetch", "--verify"])
+def test_what_set_up_does_not_need_is_fetched_by_its_name_only(monkeypatch, tmp_path, option):
+    monkeypatch.setenv("FINETUNE_LESSONS_HOME", str(tmp_path))
+    fetched = []
+    monkeypatch.setattr(commands, "asset_path", lambda name, verify: fetched.append(name))
+    main(["assets", option])
+    assert fetched == ["minilm", "smollm2", "vader", "news"]
+    main(["assets", "reviews_zh", "e5", option])
+    assert fetched[4:] == ["reviews_zh", "e5"]
+
+
+def test_whatever_is_cached_is_verified(monkeypatch):
+    table = [{"name": name, "cached": name == "e5"} for name in assets.ASSETS]
+    verified = []
+    monkeypatch.setattr(commands, "assets_table", lambda: table)
+    monkeypatch.setattr(commands, "asset_path", lambda name, verify: verified.append((name, verify)))
+    main(["assets", "--verify"])
+    assert ("e5", True) in verified and ("reviews_zh", True) not in verified
 
 
 def test_unknown_asset_lists_the_known_ones(capsys):

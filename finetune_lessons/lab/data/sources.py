@@ -50,7 +50,7 @@ def load_source(
             if isinstance(error, ConnectionError):
                 break  # the next way would wait for the same network
     raise ValueError(
-        f"cannot load {name!r}. Packaged, and in need of no network: {', '.join(packaged)}. "
+        f"cannot load {name!r}. Packaged, and in need of no hub: {', '.join(packaged)}. "
         "Anything else is a folder here or a hub id, which needs a network once. Tried " + "; ".join(failures)
     )
 

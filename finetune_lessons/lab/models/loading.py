@@ -26,7 +26,7 @@ from finetune_lessons.lab.models.padding import align_padding
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-PACKAGED_MODELS = ("minilm", "smollm2")
+PACKAGED_MODELS = ("minilm", "smollm2", "e5")
 DECIDED_HERE = (
     "LOAD REPORT",  # missing, unused and mismatched weights: `check_filled`
     "checkpoint seem corrupted",  # tied weights that are both missing: likewise
@@ -164,7 +164,7 @@ def _why_not_loaded(name: str, auto_class: str, error: Exception) -> str:
     first_line = str(error).strip().partition("\n")[0]
     return (
         f"could not load {name!r} as {auto_class} with weights in safetensors from a {kind}; "
-        f"packaged models, which need no network: {', '.join(PACKAGED_MODELS)}. transformers says: {first_line}"
+        f"packaged models, which need no hub: {', '.join(PACKAGED_MODELS)}. transformers says: {first_line}"
     )
 
 

@@ -11,6 +11,7 @@ from tiny import ARCHITECTURES, DECODERS, same_bits, tiny_data, tiny_model, tiny
 
 from finetune_lessons.lab.models import loading as models
 from finetune_lessons.lab.models.loading import load_causal_lm, load_encoder, load_seq2seq
+from finetune_lessons.lab.models.new_modules import new_modules
 from finetune_lessons.lab.training.batches import model_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,7 +113,7 @@ def test_an_unknown_name_lists_the_packaged_ones(load, tmp_path):
 
 
 def test_a_data_set_is_no_model():
-    with pytest.raises(ValueError, match="'news' is a data set; packaged models: minilm, smollm2"):
+    with pytest.raises(ValueError, match="'news' is a data set; packaged models: minilm, smollm2, e5"):
         load_encoder("news")
 
 
@@ -180,6 +181,15 @@ def test_minilm_loads_with_a_new_head_and_reads(capfd):
     words = model.bert.embeddings.word_embeddings.weight
     king, queen, bread = (words[tokenizer.convert_tokens_to_ids(word)] for word in ("king", "queen", "bread"))
     assert torch.cosine_similarity(king, queen, 0) > torch.cosine_similarity(king, bread, 0)
+
+
+def test_e5_loads_with_a_new_pooler_and_a_new_head_which_a_method_trains():
+    (model, tokenizer), (other, _) = (load_encoder("e5", num_labels=3, seed=seed) for seed in (0, 1))
+    differing = {name for name, tensor in weights(model).items() if not torch.equal(tensor, weights(other)[name])}
+    assert differing == {"bert.pooler.dense.weight", "classifier.weight"}  # biases begin at 0
+    assert new_modules(model) == ["bert.pooler", "classifier"]
+    batch = tokenizer(["这本书很好。", "A film that is longer."], padding=True, return_tensors="pt")
+    assert model.eval()(**model_inputs(batch)).logits.shape == (2, 3)
 
 
 def test_smollm2_knows_some_geography(capfd):
