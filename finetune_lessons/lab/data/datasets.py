@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from finetune_lessons.lab.data.assets import asset_path
 from finetune_lessons.lab.data.external_data import external_splits
 from finetune_lessons.lab.data.progress import no_progress_bars
-from finetune_lessons.lab.data.splits import Row, normal_form, split_rows, with_n_eval, with_n_train, without_repeats
+from finetune_lessons.lab.data.splits import (
+    Row,
+    balanced,
+    letters,
+    normal_form,
+    split_rows,
+    with_n_eval,
+    with_n_train,
+    without_repeats,
+)
 from finetune_lessons.lab.data.text_files import decode
 
 if TYPE_CHECKING:
@@ -21,10 +30,13 @@ RATED = {  # name -> how its files begin in the VADER package
     "editorials": "nytEditorialSnippets",
     "tweets": "tweets",
 }
-PACKAGED = (*RATED, "news")
+PACKAGED = (*RATED, "news", "reviews_zh")
 NEUTRAL_BAND = 0.5  # rated texts with |intensity| up to here are neither positive nor negative
 _RATED_SIZES = {"validation": 500, "test": 1000}
 _NEWS_SIZES = {"validation": 200, "test": 400}
+_REVIEW_SIZES = {"validation": 500, "test": 1000}
+_REVIEW_LENGTH = 200  # characters of the longest review that is kept
+_REVIEW_ENDS = 20  # letters that only copies of each other begin or end with
 
 
 def load_data(
@@ -39,6 +51,8 @@ def load_data(
     `movies`, `products`, `editorials`, `tweets` add ratings (the raw -4..4 of 15 to 99 raters) and intensity, always
     the mean of those ratings; texts with |intensity| <= 0.5 are left out, the others are negative or positive.
     `news` adds title.
+    `reviews_zh` has Chinese reviews of at most 200 characters, none cut, as many negative as positive ones; what is
+    left out is counted and printed. Reviews whose first or last 20 letters and digits are the same are copies.
     From elsewhere: a column sentence, content or review is renamed text if there is none; words, whole numbers, True
     and False are classes, the same in every split by name; CSV files are read as `read_csv` reads them; rows without
     text or label are dropped; a split whose labels are hidden (all -1) or missing is left out; without a test split
@@ -52,6 +66,8 @@ def load_data(
     elif name == "news":
         rows = _news_rows()
         splits = split_rows(rows, _NEWS_SIZES, sorted({row["label"] for row in rows}))
+    elif name == "reviews_zh":
+        splits = split_rows(_review_rows(), _REVIEW_SIZES, ["negative", "positive"])
     else:
         with no_progress_bars():
             splits = external_splits(name, PACKAGED)
@@ -88,3 +104,22 @@ def _news_rows() -> list[Row]:
     # The source repeats articles, some with a new opening or a new end.
     rows = without_repeats(rows, lambda row: normal_form(row["text"])[:150])
     return without_repeats(rows, lambda row: normal_form(row["text"])[-150:])
+
+
+def _review_rows() -> list[Row]:
+    lines = [
+        {"text": line.strip(), "label": label}
+        for label, file in (("negative", "neg.txt"), ("positive", "pos.txt"))
+        for line in (asset_path("reviews_zh") / file).read_text(encoding="utf-8").split("\n")
+    ]
+    worded = [row for row in lines if letters(row["text"])]
+    short = [row for row in worded if len(row["text"]) <= _REVIEW_LENGTH]
+    once = without_repeats(short, lambda row: letters(row["text"])[:_REVIEW_ENDS])
+    once = without_repeats(once, lambda row: letters(row["text"])[-_REVIEW_ENDS:])
+    rows = balanced(once)
+    print(
+        f"reviews_zh: of {len(worded):,} texts, left out are {len(worded) - len(short):,} of more than "
+        f"{_REVIEW_LENGTH} characters, {len(short) - len(once):,} copies of others, and {len(once) - len(rows):,} "
+        f"for as many negative as positive ones; {len(rows):,} are kept."
+    )
+    return rows

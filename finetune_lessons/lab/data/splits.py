@@ -1,5 +1,6 @@
 """Rows to train, validation and test that share no text, with the same class shares in each."""
 
+import unicodedata
 from collections.abc import Callable, Hashable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,11 @@ def normal_form(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def letters(text: str) -> str:
+    """Its letters and digits alone, small and of usual width: what is left of it for one who looks for copies."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+
+
 def without_repeats(
     rows: list[Row],
     key: Callable[[Row], Hashable] = lambda row: normal_form(row["text"]),
@@ -28,6 +34,14 @@ def without_repeats(
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return [group[0] for group in groups.values() if len({row["label"] for row in group}) == 1]
+
+
+def balanced(rows: list[Row]) -> list[Row]:
+    """As many rows of each label as of the rarest, drawn the same way always, in their order."""
+    labels = np.unique([row["label"] for row in rows], return_inverse=True)[1]
+    rarest = np.bincount(labels).min()
+    drawn = _draw(labels, dict.fromkeys(range(labels.max() + 1), rarest), np.random.default_rng(SPLIT_SEED))
+    return [rows[i] for i in np.sort(drawn)]
 
 
 def split_rows(

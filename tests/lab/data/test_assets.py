@@ -21,14 +21,15 @@ from finetune_lessons.lab.data.catalogue import Asset
 TEXT = "a little data\n" * 50
 
 
-def build_wheel(folder: Path) -> Path:
-    wheel = folder / "tiny_corpus-1.0-py3-none-any.whl"
+def build_wheel(folder: Path, platform: str = "any") -> Path:
+    wheel = folder / f"tiny_corpus-1.0-py3-none-{platform}.whl"
     info = "tiny_corpus-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as z:
         z.writestr("tiny_corpus/data/a.txt", TEXT)
         z.writestr("tiny_corpus/code.py", "raise SystemExit")
         z.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-corpus\nVersion: 1.0\n")
-        z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        about = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+        z.writestr(f"{info}/WHEEL", f"{about}Tag: py3-none-{platform}\n")
         z.writestr(f"{info}/RECORD", "")
     return wheel
 
@@ -154,6 +155,12 @@ def test_a_source_distribution_is_fetched(links, monkeypatch):
     assert (asset_path("tiny") / "data" / "a.txt").read_text() == TEXT
 
 
+@pytest.mark.parametrize("platform", ["win_arm64", "manylinux_2_17_ppc64.manylinux2014_ppc64"])
+def test_a_wheel_for_another_machine_is_fetched_for_its_data(links, monkeypatch, platform):
+    use(monkeypatch, asset_of(build_wheel(links, platform)))
+    assert (asset_path("tiny") / "data" / "a.txt").read_text() == TEXT
+
+
 def test_a_ready_folder_needs_no_pip(tiny, monkeypatch):
     folder = asset_path("tiny")
     monkeypatch.setattr(assets, "download", lambda *_: pytest.fail("fetched again"))
@@ -244,7 +251,7 @@ def test_a_truncated_file_is_found_whatever_its_time(tiny, capsys):
 def test_without_network_the_error_says_which_command_to_run(tiny, links):
     for file in links.iterdir():
         file.unlink()
-    with pytest.raises(AssetError, match="finetune-lessons assets --fetch"):
+    with pytest.raises(AssetError, match="run `finetune-lessons assets tiny --fetch`"):
         asset_path("tiny")
     assert left_behind() == []
 
@@ -370,7 +377,7 @@ def test_processes_that_fetch_at_once_make_the_folder_once(tiny, links):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="minilm, smollm2, vader, news"):
+    with pytest.raises(ValueError, match="minilm, smollm2, e5, vader, news, reviews_zh"):
         asset_path("bert")
 
 

@@ -11,8 +11,9 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_lessons.lab.data.assets import asset_path
 from finetune_lessons.lab.data.datasets import PACKAGED, RATED, _rated_rows, load_data
-from finetune_lessons.lab.data.splits import _shares, normal_form, split_rows, without_repeats
+from finetune_lessons.lab.data.splits import _shares, balanced, letters, normal_form, split_rows, without_repeats
 
 SIZES = {  # train, validation, test
     "movies": (8541, 500, 1000),
@@ -20,6 +21,7 @@ SIZES = {  # train, validation, test
     "editorials": (1251, 500, 1000),
     "tweets": (1802, 500, 1000),
     "news": (1447, 200, 400),
+    "reviews_zh": (14464, 500, 1000),
 }
 
 
@@ -85,6 +87,48 @@ def test_news_are_decoded_and_have_their_titles():
     assert "a £15.8m signing" in mutu["text"]  # the one file that is not UTF-8
 
 
+def test_reviews_are_whole_short_balanced_and_no_copies_of_each_other():
+    data = load_data("reviews_zh")
+    for split in data.values():
+        assert split.column_names == ["text", "label"] and split.features["label"].names == ["negative", "positive"]
+        assert np.bincount(split["label"]).tolist() == [len(split) / 2] * 2
+    texts = [text for split in data.values() for text in split["text"]]
+    assert max(map(len, texts)) == 200 and all(text == text.strip() for text in texts)
+    files = [(asset_path("reviews_zh") / f"{name}.txt").read_text(encoding="utf-8") for name in ("pos", "neg")]
+    assert set(texts) < {line.strip() for file in files for line in file.split("\n")}, "a review was cut"
+    for part in (slice(20), slice(-20, None)):
+        ends = Counter(letters(text)[part] for text in texts)
+        assert ends.most_common(1)[0][1] == 1 and "" not in ends
+
+
+def test_reviews_have_the_labels_of_their_files():
+    positive = (asset_path("reviews_zh") / "pos.txt").read_text(encoding="utf-8").split("\n")
+    found = {line.strip() for line in positive}
+    assert all(row["label"] == (row["text"] in found) for row in load_data("reviews_zh", 200)["test"])
+
+
+def test_what_is_left_out_of_the_reviews_is_counted(capsys):
+    load_data("reviews_zh", 200)
+    said = "of 35,115 texts, left out are 1,151 of more than 200 characters, 17,362 copies of others, and 638 for"
+    assert said in capsys.readouterr().out and 35115 - 1151 - 17362 - 638 == sum(SIZES["reviews_zh"])
+
+
+SAME = [("很好！！ ～", "很好"), ("ＧＯＯＤ good。", "goodgood"), ("１00%", "100"), (" :) ", ""), ("a_b", "ab")]
+
+
+@pytest.mark.parametrize(("text", "left"), SAME)
+def test_letters_are_what_copies_have_in_common(text, left):
+    assert letters(text) == left
+
+
+def test_balanced_keeps_the_rarest_label_whole_and_the_order():
+    rows = [{"text": str(i), "label": "ab"[i % 3 > 0]} for i in range(30)]
+    kept = balanced(rows)
+    assert Counter(row["label"] for row in kept) == {"a": 10, "b": 10}
+    assert [int(row["text"]) for row in kept] == sorted(int(row["text"]) for row in kept)
+    assert kept == balanced(rows) and kept != rows[:20]
+
+
 def test_seed_and_size_change_train_only():
     whole, small, other = load_data("movies"), load_data("movies", 200, seed=1), load_data("movies", 200, seed=2)
     for split in ("validation", "test"):
@@ -93,11 +137,12 @@ def test_seed_and_size_change_train_only():
     assert set(small["train"]["text"]) != set(other["train"]["text"])
 
 
-def test_the_same_seed_gives_the_same_rows_in_a_new_process():
+@pytest.mark.parametrize("name", ["products", "reviews_zh"])
+def test_the_same_seed_gives_the_same_rows_in_a_new_process(name):
     code = "from finetune_lessons.lab.data.datasets import load_data; import json; "
-    code += "print(json.dumps(load_data('products', 50, seed=3)['train']['text'][:]))"
+    code += f"print(json.dumps([part['text'][:] for part in load_data({name!r}, 50, seed=3).values()]))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert json.loads(printed.splitlines()[-1]) == load_data("products", 50, seed=3)["train"]["text"][:]
+    assert json.loads(printed.splitlines()[-1]) == [part["text"][:] for part in load_data(name, 50, seed=3).values()]
 
 
 @pytest.mark.parametrize("n_train", [0, 1, -5, 2.5, "all"])
