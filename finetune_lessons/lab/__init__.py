@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
     from finetune_lessons.lab.models.loading import load_causal_lm as load_causal_lm
     from finetune_lessons.lab.models.loading import load_seq2seq as load_seq2seq
     from finetune_lessons.lab.models.saving import save_model as save_model
+    from finetune_lessons.lab.models.trimming import trim_vocabulary as trim_vocabulary
     from finetune_lessons.lab.models.predicting import predict as predict
     from finetune_lessons.lab.models.generating import generate as generate
     from finetune_lessons.lab.training.tokenising import tokenize as tokenize
@@ -54,6 +55,7 @@ _NAMES_OF = {
     "data.labels": ("one_class_label",),
     "models.loading": ("load_encoder", "load_causal_lm", "load_seq2seq"),
     "models.saving": ("save_model",),
+    "models.trimming": ("trim_vocabulary",),
     "models.predicting": ("predict",),
     "models.generating": ("generate",),
     "training.tokenising": ("tokenize",),

@@ -20,12 +20,14 @@ from finetune_lessons.lab import (
     predict,
     read_csv,
     save_model,
+    trim_vocabulary,
 )
 from finetune_lessons.multitask import MultiTask, MultiTaskModel, UncertaintyWeighting, regression_loss
 
 model, tokenizer = load_encoder("minilm", num_labels=2, seed=0)
 assert_type(model, PreTrainedModel)
 assert_type(tokenizer, PreTrainedTokenizerBase)
+assert_type(trim_vocabulary(model, tokenizer, ["a film"]), tuple[PreTrainedModel, PreTrainedTokenizerBase])
 data = load_data("movies", n_train=2000, seed=0)
 
 

@@ -43,11 +43,16 @@ def _check_plain(model: Any) -> None:
             f"save_model writes models of transformers; given: {type(model).__name__}. Save the one inside it, and "
             "what is your own apart: safetensors.torch.save_file"
         )
-    with torch.device("meta"):
-        made = type(model)(deepcopy(model.config)).state_dict()
-    shapes = {plain_name(key): tensor.shape for key, tensor in model.state_dict().items()}
-    if differing := [key for key in sorted(shapes | made) if key not in made or shapes.get(key) != made[key].shape]:
+    if differing := beside_its_configuration(model):
         raise ValueError(
             f"{type(model).__name__} is not what its configuration makes ({differing[0]} is one of {len(differing)} "
             "differences). If a method is in it, merge that first, eject(model, merge=True), or write it by save_method"
         )
+
+
+def beside_its_configuration(model: "PreTrainedModel") -> list[str]:
+    "The names of the weights by which it differs from what its configuration alone makes."
+    with torch.device("meta"):
+        made = type(model)(deepcopy(model.config)).state_dict()
+    shapes = {plain_name(key): tensor.shape for key, tensor in model.state_dict().items()}
+    return [key for key in sorted(shapes | made) if key not in made or shapes.get(key) != made[key].shape]
