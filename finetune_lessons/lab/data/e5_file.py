@@ -1,14 +1,16 @@
 """The file that multilingual-e5-small is packaged in: its numbers, its pieces of words, its weights."""
 
+import math
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from finetune_lessons.lab.data.archives import AssetError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAGIC, VERSION = b"E5S1", 1
 BLOCK = 32  # weights that share a scale
@@ -30,11 +32,13 @@ class E5File:
     normalised: dict[str, str]  # single characters, and what is read in their place
     places: dict[str, tuple[int, int, int]]  # of a tensor: its type, how many numbers it has, where they start
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def tensor(self, name: str, shape: tuple[int, ...]) -> "np.ndarray":
         """The numbers of a tensor as float32; raises `AssetError` unless they are as many as the shape takes."""
+        import numpy as np
+
         kind, count, start = self.places[name]
-        if count != np.prod(shape):
-            raise _unlike(f"{name} has {count:,} numbers instead of {np.prod(shape):,}")
+        if count != math.prod(shape):
+            raise _unlike(f"{name} has {count:,} numbers instead of {math.prod(shape):,}")
         found = np.frombuffer(self.content, np.uint8, _BYTES_OF[kind](count), start)
         if kind != _Q4_0:
             return found.view("<f4").reshape(shape)
