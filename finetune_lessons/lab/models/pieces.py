@@ -47,7 +47,7 @@ def with_pieces(
     "A tokenizer like this one that knows no other pieces."
     from tokenizers import Tokenizer
 
-    cut = deepcopy(dict(state)) | {"truncation": None, "padding": None}
+    cut = deepcopy(dict(state))
     model = cut["model"]
     if model["type"] == "Unigram":
         model["unk_id"] = place.get(model["unk_id"])

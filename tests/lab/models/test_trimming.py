@@ -264,18 +264,17 @@ def test_bytes_of_a_fallback_are_kept():
 
 
 PROCESSORS = {
-    "bert": processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)),
-    "roberta": processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)),
-    "several": processors.Sequence([processors.ByteLevel(), processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))]),
+    "bert": processors.BertProcessing(("[SEP]", 39), ("[CLS]", 38)),
+    "roberta": processors.RobertaProcessing(("[SEP]", 39), ("[CLS]", 38)),
+    "several": processors.Sequence([processors.ByteLevel(), processors.BertProcessing(("[SEP]", 39), ("[CLS]", 38))]),
     "none": None,
 }
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_whatever_puts_special_tokens_around_a_text_goes_on_doing_so(processor):
-    order = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 40, "good": 41} | {
-        f"w{i}": 4 + i for i in range(36)
-    }
+    words = ["[PAD]", "[UNK]", *(f"w{i}" for i in range(36)), "[CLS]", "[SEP]", "[MASK]", "good"]
+    order = {word: number for number, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(order, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if PROCESSORS[processor] is not None:
