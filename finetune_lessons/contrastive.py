@@ -96,7 +96,7 @@ def _check_first_sees_others(model: Any) -> None:
     ids = torch.tensor([[0, 1], [0, 2]])
     with torch.no_grad(), mode(model, training=False):
         hidden = _last_hidden_state(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    if hidden is not None and torch.allclose(*hidden[:, 0].float(), rtol=1e-4, atol=1e-5):
+    if hidden is not None and torch.allclose(hidden[0, 0].float(), hidden[1, 0].float(), rtol=1e-4, atol=1e-5):
         raise ValueError(
             f"in {type(_body(model)).__name__} the first token of a text sees no other, so that pooling='cls' says "
             "nothing of the text: take 'mean', or 'last'"
