@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pool', 'text_vectors', 'embed', 'info_nce', 'tokenize_pairs', 'partner_vectors', 'Contrastive', 'SimCSE',
            'CosineRegression', 'class_pairs', 'class_triplets', 'rated_pairs', 'fit_head', 'retrieval', 'alignment',
-           'uniformity', 'spearman', 'plot_pairs']
+           'uniformity', 'plot_pairs']
 
 # %% ../nbs/3_learning_signals/34_contrastive.ipynb #c010
 import inspect
@@ -506,20 +506,6 @@ def uniformity(x: Tensor) -> float:
     if len(x) < 2:
         raise ValueError(f"uniformity is that of at least two vectors; given: {len(x)}")
     return torch.pdist(F.normalize(x, dim=-1)).square().mul(-2).exp().mean().log().item()
-
-
-def spearman(a: Iterable[Any], b: Iterable[Any]) -> float:
-    "The correlation of the ranks of two rows of numbers; equal ones share a rank. NaN where a row is one number."
-    ranks = [_ranks(torch.tensor([float(number) for number in x], dtype=torch.float64)) for x in (a, b)]
-    if len(ranks[0]) != len(ranks[1]) or len(ranks[0]) < 2:
-        raise ValueError(f"expected two rows of as many numbers, 2 or more; given: {len(ranks[0])} and {len(ranks[1])}")
-    x, y = (r - r.mean() for r in ranks)
-    return ((x * y).sum() / (x.norm() * y.norm())).item()
-
-
-def _ranks(x: Tensor) -> Tensor:
-    _, which, counts = x.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts.double() - 1) / 2)[which]
 
 # %% ../nbs/3_learning_signals/34_contrastive.ipynb #c045
 def plot_pairs(

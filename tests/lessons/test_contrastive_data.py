@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -24,7 +23,6 @@ from finetune_lessons.contrastive import (
     plot_pairs,
     rated_pairs,
     retrieval,
-    spearman,
     tokenize_pairs,
     uniformity,
 )
@@ -183,18 +181,6 @@ def test_alignment_and_uniformity_are_their_formulas(n, seed):
 def test_uniformity_is_that_of_several():
     with pytest.raises(ValueError, match="at least two vectors; given: 1"):
         uniformity(torch.ones(1, 3))
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))
-def test_spearman_is_the_correlation_of_average_ranks(rows):
-    table = pd.DataFrame(rows).rank()
-    expected, found = table[0].corr(table[1]), spearman(*zip(*rows, strict=True))
-    assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
-
-
-def test_spearman_refuses_rows_of_unlike_length():
-    with pytest.raises(ValueError, match="two rows of as many numbers"):
-        spearman([1, 2, 3], [1, 2])
 
 
 def test_the_picture_tells_in_words_what_it_shows():
