@@ -68,7 +68,7 @@ def check_loss(loss: Any) -> None:
     if not callable(loss) or isinstance(loss, type):
         raise ValueError(f"loss is {loss!r}, and that cannot be called; {called}")
     inner = loss.func if isinstance(loss, partial) else loss
-    if getattr(inner, "__module__", "").startswith(("torch.nn.functional", "torch.nn.modules.loss")):
+    if (getattr(inner, "__module__", None) or "").startswith(("torch.nn.functional", "torch.nn.modules.loss")):
         raise ValueError(f"loss is {_name(inner)}, which takes logits and labels; {called}")
     try:
         taken = signature(loss)

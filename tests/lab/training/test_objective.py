@@ -46,3 +46,10 @@ class Own(nn.Module):
 )
 def test_whatever_takes_a_model_and_a_batch_is_a_loss(loss):
     assert next(tiny_run(loss=loss)).loss > 0
+
+
+def test_a_loss_that_was_made_by_exec_needs_no_module():
+    made = {"classification": classification}
+    exec("def loss(model, batch): return classification(model, batch)", made)
+    assert made["loss"].__module__ is None
+    assert next(tiny_run(loss=made["loss"])).loss > 0
