@@ -17,6 +17,7 @@ from finetune_lessons.lab.data.splits import (
     split_rows,
     with_n_eval,
     with_n_train,
+    without_copies,
     without_repeats,
 )
 from finetune_lessons.lab.data.text_files import decode
@@ -102,8 +103,7 @@ def _news_rows() -> list[Row]:
         title, _, body = article.strip().partition("\n")
         rows.append({"text": body.strip(), "label": file.parent.name, "title": title.strip()})
     # The source repeats articles, some with a new opening or a new end.
-    rows = without_repeats(rows, lambda row: normal_form(row["text"])[:150])
-    return without_repeats(rows, lambda row: normal_form(row["text"])[-150:])
+    return without_copies(rows, normal_form, 150)
 
 
 def _review_rows() -> list[Row]:
@@ -114,8 +114,7 @@ def _review_rows() -> list[Row]:
     ]
     worded = [row for row in lines if letters(row["text"])]
     short = [row for row in worded if len(row["text"]) <= _REVIEW_LENGTH]
-    once = without_repeats(short, lambda row: letters(row["text"])[:_REVIEW_ENDS])
-    once = without_repeats(once, lambda row: letters(row["text"])[-_REVIEW_ENDS:])
+    once = without_copies(short, letters, _REVIEW_ENDS)
     rows = balanced(once)
     print(
         f"reviews_zh: of {len(worded):,} texts, left out are {len(worded) - len(short):,} of more than "

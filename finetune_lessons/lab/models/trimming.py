@@ -107,12 +107,11 @@ def _with_rows(model: Any, place: Mapping[int, int]) -> Any:
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         _rename(part, place)
     config.get_text_config().vocab_size = len(place)
-    with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in type(model)(deepcopy(config)).state_dict().items()}
-    kept = torch.tensor(list(place), device=device_of(model))
-    weights = {key: _cut(key, tensor, shapes[key], kept) for key, tensor in model.state_dict().items()}
     with torch.random.fork_rng():
         small = type(model)(config)
+    shapes = {key: tensor.shape for key, tensor in small.state_dict().items()}
+    kept = torch.tensor(list(place), device=device_of(model))
+    weights = {key: _cut(key, tensor, shapes[key], kept) for key, tensor in model.state_dict().items()}
     small.load_state_dict(weights, assign=True)
     _as_it_was(small, model)
     if getattr(model, "generation_config", None) is not None:
