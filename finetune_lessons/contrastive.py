@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lab.models.inputs import as_texts, batches_by_length, check_given
-from .lab.models.inputs import device_of, most_tokens, unwrapped
+from .lab.models.inputs import as_texts, check_given, device_of, most_tokens, unwrapped
 from .lab.models.modes import mode
-from .lab.models.padding import align_padding, padding_side
+from .lab.models.padding import padding_side
+from .lab.models.reading import text_batches
 from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
 from .lab.training.padding import padded
@@ -83,7 +83,7 @@ def _last_hidden_state(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | Non
     "(texts, tokens, width). Through the whole model where a method, such as a soft prompt, stands before its inputs."
     whole, body = unwrapped(model), _body(model)
     through = whole if whole._forward_pre_hooks else body
-    taken = inspect.signature(type(through).forward).parameters
+    taken = inspect.signature(type(through).forward).parameters  # its own may be a cache's, which takes anything
     given = {name: tensor.to(device_of(body)) for name, tensor in inputs.items() if name in taken}
     if through is body:
         return getattr(body(**given), "last_hidden_state", None)
@@ -131,18 +131,10 @@ def embed(
     listed, body = as_texts(texts, "texts"), _body(model)
     if not listed:
         raise ValueError("texts are a text or a list of texts; given: none")
-    align_padding(unwrapped(model), tokenizer)
-    limit = int(min(max_length or 10**6, tokenizer.model_max_length, most_tokens(unwrapped(model)), 10**6))
-    ids = tokenizer(listed, verbose=False)["input_ids"]
-    cut = tokenizer(listed, truncation=True, max_length=limit)["input_ids"]
-    if [] in cut:
-        raise ValueError(f"text {cut.index([])} has no tokens: {listed[cut.index([])]!r}")
-    if max_length is None and (too_long := sum(len(row) > limit for row in ids)):
-        print(f"{too_long} of {len(listed)} texts cut to the {limit} tokens that the model takes")
     found: list[Any] = [None] * len(listed)
     with mode(body, training=False):
-        for rows in batches_by_length([len(row) for row in cut], batch_size):
-            vectors = text_vectors(model, _padded_inputs(model, [cut[row] for row in rows]), pooling)
+        for rows, batch in text_batches(model, tokenizer, listed, batch_size, max_length):
+            vectors = text_vectors(model, batch, pooling)
             for row, vector in zip(rows, F.normalize(vectors, dim=-1).cpu(), strict=True):
                 found[row] = vector
     return torch.stack(found)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune_lessons.lab.models.heads import problem_type_of
-from finetune_lessons.lab.models.inputs import accepted, as_texts, batches_by_length, check_given
-from finetune_lessons.lab.models.inputs import most_tokens, unwrapped
+from finetune_lessons.lab.models.inputs import accepted, as_texts, check_given, unwrapped
 from finetune_lessons.lab.models.modes import mode
-from finetune_lessons.lab.models.padding import align_padding, padding_side
+from finetune_lessons.lab.models.reading import text_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +35,6 @@ def predict(
     model, listed = unwrapped(model), as_texts(texts, "texts")
     if getattr(model, "can_generate", lambda: True)():
         raise ValueError(_no_classifier(model))
-    align_padding(model, tokenizer)
     logits = _logits(model, tokenizer, listed, batch_size)
     table = pd.DataFrame({"text": listed})
     kind = problem_type_of(model.config)
@@ -63,23 +61,9 @@ def _class_names(config: Any, outputs: int) -> list[str]:
 
 def _logits(model: Any, tokenizer: Any, texts: list[str], batch_size: int) -> torch.Tensor:
     "(texts, outputs), in the order of the texts."
-    limit = int(min(tokenizer.model_max_length, most_tokens(model), 10**6))
-    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] if texts else []
-    if 0 in lengths:
-        raise ValueError(f"text {lengths.index(0)} has no tokens: {texts[lengths.index(0)]!r}")
-    if too_long := sum(length > limit for length in lengths):
-        print(f"{too_long} of {len(texts)} texts cut to the {limit} tokens that the model takes")
     found = torch.zeros(len(texts), model.config.num_labels)
     with torch.no_grad(), mode(model, training=False):
-        for rows in batches_by_length(lengths, batch_size):
-            batch = tokenizer(
-                [texts[row] for row in rows],
-                truncation=True,
-                max_length=limit,
-                padding=True,
-                padding_side=padding_side(model),
-                return_tensors="pt",
-            )
+        for rows, batch in text_batches(model, tokenizer, texts, batch_size):
             logits = getattr(model(**accepted(model, batch)), "logits", None)
             if logits is None or logits.shape != (len(rows), found.shape[1]):
                 raise ValueError(_no_classifier(model))
