@@ -16,8 +16,8 @@ class PeakMemory:
     """`with PeakMemory() as memory:` measures the block; then `memory.megabytes` is its peak above the start.
 
     Of the GPU where there is one. Else of the process: with glibc, what is allocated and not freed, and weights that
-    are mapped from a file; elsewhere what it holds of the memory, with what it has freed and not given back. What an
-    earlier block left behind does not count. Sampled every 2 ms.
+    are mapped from a file; elsewhere what it holds of the memory: with what it has freed and not given back, and blind
+    to the use of what was freed before. What an earlier block left behind does not count. Sampled every 2 ms.
     """
 
     def __enter__(self) -> "PeakMemory":
