@@ -138,8 +138,8 @@ def mean_teacher_loss(
 def _check_target(logits: Tensor, target: Tensor) -> None:
     if target.requires_grad:
         raise ValueError(
-            "the target carries a gradient: the loss would fall by moving the target too, and in the end everything is "
-            "one class. Compute it under torch.no_grad(), or detach() it"
+            "the target carries a gradient: the loss then falls as the model gets surer of whatever it says. Compute the "
+            "target under torch.no_grad(), or detach() it"
         )
     if logits.shape != target.shape or logits.ndim < 2:
         raise ValueError(
@@ -222,12 +222,11 @@ class SemiSupervised(nn.Module):
 
     def forward(self, model: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         batches = {name: b for name, b in _by_name(batch).items() if _count(name, b)}
-        if not self.training:
-            self._guesses.look(self.threshold, unwrapped(model).config.id2label)
-            return {"loss": classification_loss(model, next(iter(batches.values())))}
         epoch, shares = batch.get("epoch", 0.0), batch.get("shares", {})
-        if self._guesses.is_new(epoch):
+        if self._guesses.is_time(epoch if self.training else None):
             self._guesses.look(self.threshold, unwrapped(model).config.id2label)
+        if not self.training:
+            return {"loss": classification_loss(model, next(iter(batches.values())))}
         found = self.losses(model, batches, epoch)
         if shares:  # a piece of a step: ratios within pieces cannot be added up
             found = {part: shares.get(part, 1) * found[part] for part in batches}
@@ -287,7 +286,7 @@ class _Guesses:
     "What became of the guesses since somebody last looked."
 
     def __init__(self) -> None:
-        self._epoch, self._told, self._sums = 0, set[str](), dict[str, Any]()
+        self._epoch, self._looked_at, self._told, self._sums = 0.0, 0, set[str](), dict[str, Any]()
 
     def parts(self, weak: Tensor, used: Tensor, held_back: Tensor | None) -> dict[str, Tensor]:
         "Of a batch: which shares are to be seen. Of nothing they are NaN."
@@ -305,9 +304,15 @@ class _Guesses:
             found["share of these right"] = (guessed == held_back)[known].float().mean()
         return found | {"share of these in one class": by_class.max() / by_class.sum()}
 
-    def is_new(self, epoch: float) -> bool:
-        before, self._epoch = self._epoch, int(epoch)
-        return self._epoch > before
+    def is_time(
+        self,
+        epoch: float | None,  # of a step that begins; None: the run evaluates
+    ) -> bool:
+        "Once an epoch: when the next one begins, or when it is evaluated near its end."
+        over = int(self._epoch + 0.25) if epoch is None else int(epoch)
+        self._epoch = self._epoch if epoch is None else epoch
+        before, self._looked_at = self._looked_at, max(over, self._looked_at)
+        return over > before
 
     def look(self, threshold: float, names: Mapping[int, str]) -> None:
         "Warn, once of each kind, of guesses that teach nothing. Then begin anew."
@@ -323,7 +328,7 @@ class _Guesses:
             )
         if threshold and used == texts:
             self._warn(f"all of the last {texts} guesses are used: a threshold of {threshold:g} sorts nothing out")
-        if used >= 20 and most / used > 0.95:
+        if used >= 20 and most / used > 0.9:
             self._warn(
                 f"{most / used:.0%} of the last {used:.0f} guesses that were used are {names[by_class.index(most)]!r}: "
                 "if the texts are not like that, the model is confirming itself in a mistake"

@@ -56,7 +56,9 @@ each = pytest.mark.parametrize("name", LOSSES)
 
 
 def few(labels=8, texts=40, seed=0, **sizes):
-    return few_labels(tiny_data(**{"train": labels + texts, "validation": labels, "test": 30} | sizes), labels, seed=seed)
+    return few_labels(
+        tiny_data(**{"train": labels + texts, "validation": labels, "test": 30} | sizes), labels, seed=seed
+    )
 
 
 def logits_of(*rows):
@@ -458,13 +460,19 @@ def test_two_views_that_do_not_differ_are_refused():
     steps(a_run(FixMatch(strong=NOISE), model), 1)
 
 
-@pytest.mark.parametrize("evaluates", [False, True])
-def test_a_mask_that_stays_empty_is_said(evaluates):
-    run = a_run(FixMatch(0.999999, strong=NOISE), epochs=1 if evaluates else 3, lr=1e-6)
-    with pytest.warns(UserWarning, match="none of the last 40 texts was used: the surest guess has 0"):
-        steps(run)
+@pytest.mark.parametrize(("epochs", "evaluates"), [(1, True), (2, True), (3, False)])
+def test_a_mask_that_stays_empty_is_said_once_when_an_epoch_is_over(epochs, evaluates):
+    run = a_run(FixMatch(0.999999, strong=NOISE), epochs=epochs, lr=1e-6)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in run:
+            if step.index == 2:  # the middle of the first of them
+                run.evaluate("test")
+                assert not said
         if evaluates:
             run.evaluate("test")
+    (warning,) = said
+    assert "none of the last 40 texts was used: the surest guess has 0" in str(warning.message)
     assert (run.history["share of texts used"] == 0).all()
 
 
