@@ -138,8 +138,8 @@ def mean_teacher_loss(
 def _check_target(logits: Tensor, target: Tensor) -> None:
     if target.requires_grad:
         raise ValueError(
-            "the target carries a gradient: the loss then falls as the model gets surer of whatever it says. Compute the "
-            "target under torch.no_grad(), or detach() it"
+            "the target carries a gradient: the loss then falls as the model gets surer of whatever it says. Compute "
+            "the target under torch.no_grad(), or detach() it"
         )
     if logits.shape != target.shape or logits.ndim < 2:
         raise ValueError(
