@@ -194,7 +194,9 @@ def test_sharpened_is_the_power_made_to_sum_to_one():
 
 def test_a_target_with_a_zero_has_a_finite_divergence():
     logits = torch.randn(1, 3, requires_grad=True)
-    soft_divergence(logits, torch.tensor([[1.0, 0.0, 0.0]])).sum().backward()
+    found = soft_divergence(logits, torch.tensor([[1.0, 0.0, 0.0]]))
+    found.sum().backward()
+    assert_close(found, F.cross_entropy(logits, torch.tensor([0]), reduction="none"))
     assert logits.grad.isfinite().all()
 
 
@@ -319,6 +321,16 @@ def test_the_loss_is_the_cross_entropy_and_the_mean_over_all_texts():
     right = (y == texts["held_back"])[p >= 0.55].float().mean()
     assert_close(found["share of texts used"], (p >= 0.55).float().mean())
     assert_close(found["share of these right"], right)
+
+
+def test_texts_whose_label_nobody_knows_count_for_nothing_in_what_is_right():
+    model, batch = tiny_model("bert"), a_batch()
+    texts = batch["tasks"]["unlabelled"]
+    texts["held_back"] = guess(model, texts).argmax(-1)
+    texts["held_back"][::2] = -100
+    assert both(PseudoLabels(0.5), model, batch)["share of these right"] == 1
+    texts["held_back"].fill_(-100)
+    assert both(PseudoLabels(0.5), model, batch)["share of these right"].isnan()
 
 
 @each
