@@ -224,7 +224,7 @@ class SemiSupervised(nn.Module):
         batches = {name: b for name, b in _by_name(batch).items() if _count(name, b)}
         epoch, shares = batch.get("epoch", 0.0), batch.get("shares", {})
         if self._guesses.is_time(epoch if self.training else None):
-            self._guesses.look(self.threshold, unwrapped(model).config.id2label)
+            self._guesses.look(self.threshold)
         if not self.training:
             return {"loss": classification_loss(model, next(iter(batches.values())))}
         found = self.losses(model, batches, epoch)
@@ -292,11 +292,10 @@ class _Guesses:
         "Of a batch: which shares are to be seen. Of nothing they are NaN."
         confidence, guessed = weak.softmax(-1).max(-1)
         by_class = F.one_hot(guessed, weak.shape[1])[used].sum(0).float()
-        old = self._sums or {"texts": 0, "by class": 0, "confidence": confidence.max()}
-        self._sums = {
-            "texts": old["texts"] + len(weak),
-            "by class": old["by class"] + by_class,
-            "confidence": torch.maximum(old["confidence"], confidence.max()),
+        several = by_class * (by_class.sum() >= 8)  # of two guesses one half is one class in any case
+        new = {"texts": len(weak), "used": by_class.sum(), "several": several.sum(), "of one class": several.max()}
+        self._sums = {name: self._sums.get(name, 0) + n for name, n in new.items()} | {
+            "confidence": torch.maximum(self._sums.get("confidence", confidence.max()), confidence.max())
         }
         found = {"share of texts used": used.float().mean()}
         if held_back is not None:
@@ -314,28 +313,27 @@ class _Guesses:
         before, self._looked_at = self._looked_at, max(over, self._looked_at)
         return over > before
 
-    def look(self, threshold: float, names: Mapping[int, str]) -> None:
+    def look(self, threshold: float) -> None:
         "Warn, once of each kind, of guesses that teach nothing. Then begin anew."
-        sums, self._sums = self._sums, {}
+        sums, self._sums = {name: float(n) for name, n in self._sums.items()}, {}
         if not sums:
             return
-        texts, by_class, highest = sums["texts"], sums["by class"].tolist(), float(sums["confidence"])
-        used, most = sum(by_class), max(by_class)
-        if threshold and not used:
+        last = f"of the last {sums['texts']:.0f} texts"
+        if threshold and not sums["used"]:
             self._warn(
-                f"none of the last {texts} texts was used: the surest guess has {highest:.2f}, and threshold is "
+                f"none {last} was used: the surest guess has {sums['confidence']:.2f}, and threshold is "
                 f"{threshold:g}. If it stays so, the texts teach nothing: lower it, or let the labels be learnt first"
             )
-        if threshold and used == texts:
-            self._warn(f"all of the last {texts} guesses are used: a threshold of {threshold:g} sorts nothing out")
-        if used >= 20 and most / used > 0.9:
+        if threshold and sums["used"] == sums["texts"]:
+            self._warn(f"all {last} are used: a threshold of {threshold:g} sorts nothing out")
+        if sums["of one class"] > 0.9 * sums["several"]:
             self._warn(
-                f"{most / used:.0%} of the last {used:.0f} guesses that were used are {names[by_class.index(most)]!r}: "
-                "if the texts are not like that, the model is confirming itself in a mistake"
+                f"one class has {sums['of one class'] / sums['several']:.0%} of the guesses that a batch uses, on "
+                f"average {last}: if they are not like that, the model is confirming itself in a mistake"
             )
 
     def _warn(self, sentence: str) -> None:
-        if (kind := sentence.split(" the ")[0].lstrip("0123456789% ")) not in self._told:
+        if (kind := sentence.split()[0]) not in self._told:
             self._told.add(kind)
             warnings.warn(sentence, stacklevel=5)
 

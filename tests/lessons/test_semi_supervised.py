@@ -27,6 +27,7 @@ from finetune_lessons.semi_supervised import (
     MixText,
     PseudoLabels,
     WordNoise,
+    _Guesses,
     annealed_threshold,
     confusion,
     few_labels,
@@ -500,8 +501,27 @@ def test_guesses_of_one_class_are_said():
     model = tiny_model("bert")
     with torch.no_grad():
         model.classifier.bias.copy_(torch.tensor([0.0, 20.0]))
-    with pytest.warns(UserWarning, match="of the last 40 guesses that were used are 'positive'"):
+    with pytest.warns(
+        UserWarning, match="one class has 100% of the guesses that a batch uses, on average of the last 40 texts"
+    ):
         steps(a_run(PseudoLabels(0.9), model, epochs=2, lr=1e-6))
+
+
+def test_guesses_of_one_class_are_said_though_the_class_changes_from_batch_to_batch():
+    guesses = _Guesses()
+    for c in (0, 1, 0, 1):
+        guesses.parts(5.0 * F.one_hot(torch.full((8,), c), 2), torch.ones(8, dtype=torch.bool), None)
+    with pytest.warns(UserWarning, match="one class has 100%"):
+        guesses.look(0.99999)
+
+
+def test_a_few_guesses_in_each_batch_may_well_be_of_one_class():
+    guesses = _Guesses()
+    for _ in range(20):
+        guesses.parts(5.0 * F.one_hot(torch.full((8,), 1), 2), torch.arange(8) < 3, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guesses.look(0.9)
 
 
 def test_a_signal_that_is_there_is_not_warned_of():
