@@ -123,8 +123,8 @@ def test_the_hybrid_is_its_formula(from_model):
 
 
 def test_no_gradient_goes_through_the_teacher():
-    "The gradient of CE(q, p) with a constant q is p - q."
-    logits = torch.zeros(1, 2, requires_grad=True)
+    "The gradient of CE(q, p) with a constant q is p - q; at a p of one half it would be that with q's own as well."
+    logits = torch.tensor([[0.4, -0.3]], requires_grad=True)
 
     class Model(torch.nn.Module):
         def forward(self, **inputs):
@@ -132,8 +132,9 @@ def test_no_gradient_goes_through_the_teacher():
 
     batch = {"input_ids": torch.ones(1, 1, dtype=torch.long), "labels": torch.tensor([-100]), "votes": [[1]]}
     Hybrid(1.0, C=3.0)(Model(), batch)["loss"].backward()
-    q = 1 / (1 + math.exp(-3.0))
-    assert_close(logits.grad, torch.tensor([[0.5 - (1 - q), 0.5 - q]]))
+    p = logits.detach().softmax(-1)
+    q = rule_teacher(p.log(), torch.tensor([[[0.0, 1.0]]]), 3.0).exp()
+    assert_close(logits.grad, p - q)
 
 
 def test_a_strength_of_zero_is_the_plain_loss_to_the_bit():
