@@ -521,12 +521,13 @@ def plot_pairs(
             colour, _, mark = CURVES[group % len(CURVES)]
             ax.scatter(texts[rows, 0], texts[rows, 1], color=colour, marker=mark, s=28, label=names[group])
             ax.scatter(positives[rows, 0], positives[rows, 1], facecolors="none", edgecolors=colour, marker=mark, s=28)
-        ax.set(title=title, xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
+        ax.set(title=title, xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal", xlabel="first component")
         found = retrieval(x, y)
         words.append(
             f"{title}: alignment {alignment(x, y):.2f}, uniformity {uniformity(torch.cat([x, y])):.2f}, "
             f"{found['recall@1']:.0%} of the texts lie nearest to their own positive"
         )
+    axes[0].set_ylabel("second component")
     axes[0].legend(frameon=False, fontsize=8)
     figure.alt = f"Texts and their positives as points of a plane, a line for each pair. {'; '.join(words)}."
     return figure
