@@ -819,6 +819,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                            'finetune_lessons/rules.py'),
                                         'finetune_lessons.rules._named': ( '3_learning_signals/rules.html#_named',
                                                                            'finetune_lessons/rules.py'),
+                                        'finetune_lessons.rules._together': ( '3_learning_signals/rules.html#_together',
+                                                                              'finetune_lessons/rules.py'),
                                         'finetune_lessons.rules._truth': ( '3_learning_signals/rules.html#_truth',
                                                                            'finetune_lessons/rules.py'),
                                         'finetune_lessons.rules._truth_of_clauses': ( '3_learning_signals/rules.html#_truth_of_clauses',

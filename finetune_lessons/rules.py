@@ -529,9 +529,7 @@ class Hybrid(nn.Module):
             return {"loss": hard}
         heard = _heard(batch)
         soft = self._rules(model, batch, logits, heard) if self.strength and heard.any() else 0 * logits.sum()
-        shares = batch.get("shares", {})  # what a part counts in this piece of a step, if not as much as the other
-        parts = {"labels": shares.get("labels", 1) * hard, "rules": shares.get("rules", 1) * soft}
-        return {"loss": parts["labels"] + self._strength(batch) * parts["rules"], **parts}
+        return _together(batch, hard, soft, self._strength(batch))
 
     def terms(self, batch: Mapping[str, Any]) -> Any:
         "The texts with a label; while it learns, beside them all texts."
@@ -555,6 +553,13 @@ def _class_labels(batch: Mapping[str, Any]) -> Tensor:
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         raise ValueError("Hybrid is for one class a text; for several classes a text there is SemanticLoss")
     return labels
+
+
+def _together(batch: Mapping[str, Any], hard: Tensor, soft: Tensor, strength: float) -> dict[str, Tensor]:
+    "The loss of labels and rules, and its parts."
+    shares = batch.get("shares", {})  # what a part counts in this piece of a step, if not as much as the other
+    parts = {"labels": shares.get("labels", 1) * hard, "rules": shares.get("rules", 1) * soft}
+    return {"loss": parts["labels"] + strength * parts["rules"], **parts}
 
 
 def _heard(batch: Mapping[str, Any]) -> Tensor:
@@ -638,10 +643,7 @@ class SemanticLoss(nn.Module):
         hard = binary_cross_entropy(logits[known], batch["labels"][known]) if known.any() else 0 * logits.sum()
         if not self.training:
             return {"loss": hard}
-        shares = batch.get("shares", {})
-        parts = {"labels": shares.get("labels", 1) * hard}
-        parts["rules"] = shares.get("rules", 1) * exactly_one_loss(logits).mean()
-        return {"loss": parts["labels"] + self.strength * parts["rules"], **parts}
+        return _together(batch, hard, exactly_one_loss(logits).mean(), self.strength)
 
     def terms(self, batch: Mapping[str, Any]) -> Any:
         "The decisions with a label; while it learns, beside them all texts."
