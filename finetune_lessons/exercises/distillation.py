@@ -110,7 +110,7 @@ def check_teacher_layers(
 ) -> Verdict:
     "Are the teacher's layers evenly spread, and does the last learn from the last?"
     draw = Draw()
-    m, times = draw.whole(2, 60), draw.whole(2, 60)
+    m, times = draw.whole(2, 200), draw.whole(2, 50_000)
     cases = {"two of six": (2, 6), "three of six": (3, 6), "as many as there are": (6, 6), "many": (m, times * m)}
 
     def spread(ours: int, theirs: int) -> Tensor:

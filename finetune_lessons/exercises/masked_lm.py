@@ -221,6 +221,7 @@ def check_piece_count(learner: Function) -> Verdict:
         "a text that fits": (draw.whole(5, 15), 128),
         "a long one": (length * draw.whole(30, 36), length),
         "one that fills its pieces": ((length - 2) * 7, length),
+        "a library": (draw.whole(10**6, 10**7), draw.whole(100, 10**4)),
     }
     mistakes = {
         "you forget the special tokens, two in each piece": lambda n, length: -(-n // length),

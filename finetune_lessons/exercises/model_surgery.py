@@ -117,6 +117,7 @@ def check_names(
         f"encoder.layer.{n}.attention.multiquery", f"encoder.layer.{n}.query.norm",
         *(f"encoder.layer.{n}{i}.attention.query" for i in range(2, draw.whole(3, 30))),
     ]  # fmt: skip
+    paths = [paths[i] for i in draw.order(len(paths))]
     names = ("query", f"layer.{n}", "attention.query", f"encoder.layer.{n}1", "value")
     cases = {f"the name {name!r}": (paths, name) for name in names}
 

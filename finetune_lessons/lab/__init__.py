@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
     from finetune_lessons.lab.data.assets import ASSETS as ASSETS
     from finetune_lessons.lab.data.assets import asset_path as asset_path
     from finetune_lessons.lab.data.datasets import load_data as load_data
+    from finetune_lessons.lab.data.pairs import load_pairs as load_pairs
     from finetune_lessons.lab.data.csv_files import read_csv as read_csv
     from finetune_lessons.lab.data.labels import one_class_label as one_class_label
     from finetune_lessons.lab.models.loading import load_encoder as load_encoder
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
 _NAMES_OF = {
     "data.assets": ("ASSETS", "asset_path"),
     "data.datasets": ("load_data",),
+    "data.pairs": ("load_pairs",),
     "data.csv_files": ("read_csv",),
     "data.labels": ("one_class_label",),
     "models.loading": ("load_encoder", "load_causal_lm", "load_seq2seq"),

@@ -39,6 +39,28 @@ def _unpack_ratings(folder: Path) -> None:
     inner.unlink()
 
 
+def _messages(language: str, code: str, sha256: str, size: int) -> Asset:
+    package = f"jupyterlab_language_pack_{code}"
+    wheel = f"{package.lower()}-4.5.post3"
+    return Asset(
+        name=f"messages_{code[:2]}",
+        package=package.replace("_", "-"),
+        version="4.5.post3",
+        filename=f"{wheel}-py2.py3-none-any.whl",
+        sha256=sha256,
+        size=size,
+        licence="BSD-3-Clause",
+        citation="Project Jupyter Contributors (2023). JupyterLab language packs",
+        url="https://github.com/jupyterlab/language-packs",
+        description=f"Short English texts of a program's menus, settings and dialogues, beside their {language} ones.",
+        keep={
+            f"{package}/locale/{code}/LC_MESSAGES/": "messages/",
+            f"{wheel}.dist-info/licenses/LICENSE.txt": "LICENSE.txt",
+        },
+        at_setup=False,
+    )
+
+
 _ASSETS = [
     Asset(
         name="minilm",
@@ -153,5 +175,7 @@ _ASSETS = [
         },
         at_setup=False,
     ),
+    _messages("French", "fr_FR", "9f6ce9d4e64b367ff084a2313af29d6ad8a02d1d08000f3e6c53e2856fa9a11f", 222292),
+    _messages("Chinese", "zh_CN", "47cdb0c41c6b066e795c867786c9c29fde527e2bf15aa6b3e9b2bab9929304b5", 224581),
 ]
 ASSETS = {asset.name: asset for asset in _ASSETS}
