@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what a type checker sees in the place of `__getattr__`
     from finetune_lessons.lab.panel.panel import Panel as Panel
     from finetune_lessons.lab.panel.panel import LogRange as LogRange
     from finetune_lessons.lab.panel.explorer import explore as explore
+    from finetune_lessons.lab.panel.labelling import Labeller as Labeller
     from finetune_lessons.lab.notebooks.scale import scale as scale
 
 _NAMES_OF = {
@@ -73,6 +74,7 @@ _NAMES_OF = {
     "reports.drawing": ("draw_model",),
     "panel.panel": ("Panel", "LogRange"),
     "panel.explorer": ("explore",),
+    "panel.labelling": ("Labeller",),
     "notebooks.scale": ("scale",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}

@@ -38,6 +38,13 @@ explorer = explore(probabilities, temperature=(0.1, 5.0))
 explorer""",
         "print('temperature', explorer.values['temperature'])",
     ],
+    "labels": [
+        """from finetune_lessons.lab import Labeller, read_csv
+texts = [f"Text {i}: " + ("a waste of time", "a joy")[i % 2] for i in range(10)]
+labeller = Labeller(texts, ["blame", "praise"], "labels.csv")
+labeller""",
+        "print(labeller.data()['label'][:], read_csv('labels.csv'))",
+    ],
     "drawn": [
         "from finetune_lessons.lab import draw_model, load_encoder\n"
         "from finetune_lessons.lora import add_lora\n"

@@ -56,8 +56,10 @@ STYLE = """<style>
   border-color: var(--ftl-strong); color: #fff; }
 .ftl-row button.jupyter-button:disabled { opacity: .5; }
 .ftl-row button.jupyter-button:focus-visible, .ftl-panel select:focus-visible, .ftl-panel input:focus-visible,
-.ftl-panel textarea:focus-visible, .ftl-scroll:focus-visible { outline: 2px solid var(--ftl-strong);
-  outline-offset: 1px; }
+.ftl-panel textarea:focus-visible, .ftl-scroll:focus-visible, .ftl-asked:focus-visible {
+  outline: 2px solid var(--ftl-strong); outline-offset: 1px; }
+.ftl-asked { min-height: 3em; max-height: 16em; overflow: auto; padding: 8px 12px; font-size: 16px; line-height: 1.5;
+  white-space: pre-wrap; background: var(--ftl-fill); border-left: 4px solid var(--ftl-strong); }
 .ftl-status, .ftl-failed { margin-top: 4px; }
 .ftl-status { font-weight: 600; }
 .ftl-failed { border-left: 4px solid #c62828; padding: 4px 10px; background: var(--ftl-fill); font-weight: 400; }
