@@ -543,26 +543,42 @@ class MeanTeacher(TwoViews):
 @contextmanager
 def mixed_states(
     model: Any,  # of transformers
-    layer: int,  # behind which the texts are mixed, from 1; of an encoder-decoder on both sides
+    layer: int,  # behind which the texts are mixed, from 1; 0: before the first; of an encoder-decoder on both sides
     order: Tensor,  # (texts,), the other text of each
     share: float,  # of the text itself; the other one has 1 - share
     real: Tensor,  # (texts, tokens), which tokens are no padding
 ) -> Iterator[None]:
     """Inside, share h + (1 - share) h[order] goes on behind the layer, for its output h (arXiv:2004.12239).
 
-    Where one of the two texts has no token h stays as it is: the mixed text is as long as the text itself.
+    Before the first layer h is what the embeddings give it. Where one of the two texts has no token h stays as it is:
+    the mixed text is as long as the text itself. Raises ValueError under gradient checkpointing.
     """
     both = (real & real[order]).unsqueeze(-1)
 
-    def mix(_: Any, __: Any, output: Any) -> Any:
-        hidden, *others = output if isinstance(output, tuple) else (output,)
+    def mixed(hidden: Tensor) -> Tensor:
         if len(hidden) != len(order):  # a look at other texts, such as a cache's
-            return output
-        mixed = torch.where(both, share * hidden + (1 - share) * hidden[order], hidden)
-        return (mixed, *others) if isinstance(output, tuple) else mixed
+            return hidden
+        return torch.where(both, share * hidden + (1 - share) * hidden[order], hidden)
+
+    def behind(_: Any, __: Any, output: Any) -> Any:
+        return (mixed(output[0]), *output[1:]) if isinstance(output, tuple) else mixed(output)
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (mixed(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": mixed(kwargs["hidden_states"])}
 
     model = unwrapped(model)
-    hooks = [model.get_submodule(f"{path}.{layer - 1}").register_forward_hook(mix) for path in layer_stacks(model)]
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise ValueError(
+            "under gradient checkpointing a layer runs again on the way back, when nothing is mixed any more: call "
+            "model.gradient_checkpointing_disable()"
+        )
+    layers = [model.get_submodule(f"{path}.{max(layer, 1) - 1}") for path in layer_stacks(model)]
+    hooks = [
+        module.register_forward_hook(behind) if layer else module.register_forward_pre_hook(before, with_kwargs=True)
+        for module in layers
+    ]
     try:
         yield
     finally:
