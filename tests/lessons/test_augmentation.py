@@ -24,6 +24,7 @@ from finetune_lessons.augmentation import (
     Swap,
     Synonyms,
     WordTable,
+    _best,
     augment,
     changed,
     diversity,
@@ -490,6 +491,11 @@ def test_the_word_table_is_ibms_first_model():
     found = word_probabilities(sources, targets, 3)
     for e, f in t:
         assert found[e].get(f, 0.0) == pytest.approx(float(t[e, f]), abs=1e-12)
+
+
+def test_a_word_stands_for_another_where_both_directions_agree():
+    there = {"a": {"x": 0.6, "y": 0.4}, "": {"x": 1.0}}
+    assert _best(there, {"x": {"a": 0.1}, "y": {"a": 0.9}}) == {"a": "y"}
 
 
 def test_a_word_table_translates_both_ways_and_leaves_what_it_does_not_know():
