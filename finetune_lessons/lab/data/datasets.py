@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from finetune_lessons.lab.data.splits import (
 from finetune_lessons.lab.data.text_files import decode
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 RATED = {  # name -> how its files begin in the VADER package
     "movies": "movieReviewSnippets",
@@ -62,17 +63,27 @@ def load_data(
     Raises ValueError for anything that cannot be loaded.
     """
     name = str(name)
-    if name in RATED:
-        splits = split_rows(_rated_rows(name), _RATED_SIZES, ["negative", "positive"])
-    elif name == "news":
-        rows = _news_rows()
-        splits = split_rows(rows, _NEWS_SIZES, sorted({row["label"] for row in rows}))
-    elif name == "reviews_zh":
-        splits = split_rows(_review_rows(), _REVIEW_SIZES, ["negative", "positive"])
+    if name in PACKAGED:
+        kept, steps = _packaged_splits(name)
+        splits = {split: rows.with_format(None) for split, rows in kept.items()}  # set_format changes one in place
+        for step in steps:
+            print(step)
     else:
         with no_progress_bars():
             splits = external_splits(name, PACKAGED)
     return with_n_train(with_n_eval(splits, n_eval), n_train, seed, name)
+
+
+@cache
+def _packaged_splits(name: str) -> "tuple[dict[str, Dataset], list[str]]":
+    "They never change, and a lesson asks for them twenty times; and which steps led to them."
+    if name in RATED:
+        return split_rows(_rated_rows(name), _RATED_SIZES, ["negative", "positive"]), []
+    if name == "news":
+        rows = _news_rows()
+        return split_rows(rows, _NEWS_SIZES, sorted({row["label"] for row in rows})), []
+    rows, step = _review_rows()
+    return split_rows(rows, _REVIEW_SIZES, ["negative", "positive"]), [step]
 
 
 def _rated_rows(name: str) -> list[Row]:
@@ -106,7 +117,8 @@ def _news_rows() -> list[Row]:
     return without_copies(rows, normal_form, 150)
 
 
-def _review_rows() -> list[Row]:
+def _review_rows() -> tuple[list[Row], str]:
+    "And what was left out, in words."
     lines = [
         {"text": line.strip(), "label": label}
         for label, file in (("negative", "neg.txt"), ("positive", "pos.txt"))
@@ -116,9 +128,8 @@ def _review_rows() -> list[Row]:
     short = [row for row in worded if len(row["text"]) <= _REVIEW_LENGTH]
     once = without_copies(short, letters, _REVIEW_ENDS)
     rows = balanced(once)
-    print(
+    return rows, (
         f"reviews_zh: of {len(worded):,} texts, left out are {len(worded) - len(short):,} of more than "
         f"{_REVIEW_LENGTH} characters, {len(short) - len(once):,} copies of others, and {len(once) - len(rows):,} "
         f"for as many negative as positive ones; {len(rows):,} are kept."
     )
-    return rows

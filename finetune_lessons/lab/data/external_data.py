@@ -77,7 +77,7 @@ def _text_and_label(part: "Dataset", split: str, name: str) -> "Dataset | None":
 
 def _carve(train: "Dataset") -> "tuple[Dataset, Dataset]":
     """Take a tenth, at most 1,000 texts, off a train split."""
-    labels = np.array(train["label"])
+    labels = np.array(train["label"][:])
     n = min(1000, max(len(np.unique(labels)), len(labels) // 10))
     if n >= len(labels):
         raise ValueError(f"{len(labels)} training texts are too few to take a validation or test split from")

@@ -100,7 +100,7 @@ def with_n_train(
     from datasets import DatasetDict
 
     train = splits["train"]
-    labels = np.array(train["label"])
+    labels = np.array(train["label"][:])
     n = len(train) if n_train is None else n_train
     _check_covers_classes("n_train", n, labels)
     if n > len(train):
@@ -116,12 +116,12 @@ def with_n_eval(
     """Validation and test cut to `n_eval` texts each, always the same ones; a smaller split is kept whole."""
     if n_eval is None:
         return splits
-    _check_covers_classes("n_eval", n_eval, np.array(splits["train"]["label"]))
+    _check_covers_classes("n_eval", n_eval, np.array(splits["train"]["label"][:]))
     return splits | {split: _at_most(splits[split], n_eval) for split in ("validation", "test")}
 
 
 def _at_most(part: "Dataset", n: int) -> "Dataset":
-    return part if len(part) <= n else part.select(stratified_draw(np.array(part["label"]), n, SPLIT_SEED))
+    return part if len(part) <= n else part.select(stratified_draw(np.array(part["label"][:]), n, SPLIT_SEED))
 
 
 def _check_covers_classes(argument: str, n: int, labels: np.ndarray) -> None:

@@ -129,6 +129,18 @@ def test_balanced_keeps_the_rarest_label_whole_and_the_order():
     assert kept == balanced(rows) and kept != rows[:20]
 
 
+@pytest.mark.parametrize("name", ["products", "reviews_zh"])
+def test_what_is_done_to_the_data_is_not_there_when_they_are_loaded_again(name, capsys):
+    once = load_data(name)
+    said = capsys.readouterr().out
+    for split in once.values():
+        split.set_format("numpy")
+    del once["test"]
+    again = load_data(name)
+    assert {split: rows.format["type"] for split, rows in again.items()} == dict.fromkeys(again) and len(again) == 3
+    assert capsys.readouterr().out == said, "the steps are said each time"
+
+
 def test_seed_and_size_change_train_only():
     whole, small, other = load_data("movies"), load_data("movies", 200, seed=1), load_data("movies", 200, seed=2)
     for split in ("validation", "test"):
