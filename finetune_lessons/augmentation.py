@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cross_entropy import classification_loss, cross_entropy
+from .cross_entropy import classification_loss
 from .lab.data.progress import no_progress_bars
-from .lab.data.splits import normal_form
+from .lab.data.splits import also_among, normal_form
 from .lab.models.generating import generate
 from .lab.models.heads import is_causal
 from .lab.models.inputs import accepted, as_texts, unwrapped
@@ -37,7 +37,7 @@ from .lab.models.reading import text_batches
 from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
 from .lab.training.tasks import labelled
-from .overfitting import r_drop_loss, symmetric_kl
+from .overfitting import consistency_loss, r_drop_loss
 from .rules import Vader
 from .semi_supervised import mixed_cross_entropy, mixed_states
 
@@ -124,9 +124,7 @@ def _check_signal(texts: list[str], copies: list[list[str]]) -> None:
 
 
 def _warn_of_copies(train: "Dataset", split: str, asked: list[str]) -> None:
-    known = {normal_form(text): row for row, text in enumerate(asked)}
-    there = [text for text in train["text"] if normal_form(text) in known]
-    if there:
+    if there := also_among(train["text"][:], asked):
         warnings.warn(
             f"{len(there)} texts of the train split stand in {split!r} too, such as {there[0]!r}: what is asked there "
             "has been learnt. See leaks(train, test)",
@@ -163,8 +161,7 @@ class _WordChange:
         raise NotImplementedError
 
     def times(self, words: list[str]) -> int:
-        "max(1, floor(share * words)); with a share of 0 none."
-        return max(1, int(self.share * len(words))) if self.share else 0
+        return _part_of(self.share, words)
 
 
 @dataclass
@@ -279,9 +276,19 @@ def _instead(word: str, new: str) -> str:
     return before + (new.capitalize() if core[:1].isupper() and core[1:].islower() else new) + after
 
 
+def _part_of(share: float, words: list[str]) -> int:
+    "max(1, floor(share * words)); with a share of 0 none."
+    return max(1, int(share * len(words))) if share else 0
+
+
 def _check_share(share: Any, name: str = "share") -> None:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"{name} must be a number from 0 to 1; given: {share!r}")
+
+
+def _check_alpha(alpha: Any) -> None:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be a number of at least 0; given: {alpha!r}")
 
 # %% ../nbs/4_data/41_augmentation.ipynb #c030
 def nearest_words(
@@ -359,8 +366,9 @@ class FillIn:
         batch_size: int = 32,  # changes no text but by rounding
     ):
         _check_share(share)
-        self.causal = is_causal(model) and not type(model).__name__.endswith("ForMaskedLM")
-        if not self.causal and (not type(model).__name__.endswith("ForMaskedLM") or tokenizer.mask_token is None):
+        masked = type(model).__name__.endswith("ForMaskedLM")
+        self.causal = is_causal(model) and not masked
+        if not self.causal and (not masked or tokenizer.mask_token is None):
             raise ValueError(
                 f"FillIn is for a model that names hidden words, or for a decoder; given: {type(model).__name__}. See "
                 "add_mlm_head (lesson 33) and load_causal_lm"
@@ -383,8 +391,7 @@ class FillIn:
     def _places(self, words: list[str], draw: random.Random) -> list[int]:
         free = [i for i, word in enumerate(words) if _core(word).isalpha() and (i or not self.causal)]
         free = [i for i in free if not (self.keep and self.keep(_core(words[i])))]
-        n = max(1, int(self.share * len(words))) if self.share else 0
-        return sorted(draw.sample(free, min(len(free), n)))
+        return sorted(draw.sample(free, min(len(free), _part_of(self.share, words))))
 
 # %% ../nbs/4_data/41_augmentation.ipynb #c035a
 def _likely(
@@ -471,8 +478,9 @@ def word_probabilities(
         for source, target in pairs:
             for f in target:
                 shares = [t[e][f] if t else 1.0 for e in source]
+                total = sum(shares)
                 for e, share in zip(source, shares, strict=True):
-                    counts[e][f] += share / sum(shares)
+                    counts[e][f] += share / total
         t = {e: {f: count / sum(of.values()) for f, count in of.items()} for e, of in counts.items()}
     return t
 
@@ -539,8 +547,7 @@ class Mixup:
         alpha: float = 0.4,  # 0: no mixing; small: one text nearly alone; large: half and half
         where: int | str | Sequence[int | str] = "outputs",  # "embeddings", or behind a layer, from 1; or several
     ):
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-            raise ValueError(f"alpha must be a number of at least 0; given: {alpha!r}")
+        _check_alpha(alpha)
         self.alpha = alpha
         self.where = [where] if isinstance(where, int | str) else list(where)
         if not self.where:
@@ -622,19 +629,16 @@ class Consistency:
         view: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,  # of a batch: `Cutoff`, `WordNoise`
         alpha: float = 1.0,
     ):
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-            raise ValueError(f"alpha must be a number of at least 0; given: {alpha!r}")
+        _check_alpha(alpha)
         self.view, self.alpha = view, alpha
 
     def __call__(self, model: Any, batch: Mapping[str, Any]) -> Tensor | dict[str, Tensor]:
-        if self.view is None or not model.training:
-            return r_drop_loss(model, batch, self.alpha) if model.training else classification_loss(model, batch)
+        if not model.training:
+            return classification_loss(model, batch)
+        if self.view is None:
+            return r_drop_loss(model, batch, self.alpha)
         self.terms(batch)  # raises for labels that are no classes
-        known, labels = labelled(batch), batch["labels"]
-        a, b = (model(**model_inputs(seen)).logits.float() for seen in (batch, self.view(batch)))
-        both = (cross_entropy(a, labels) + cross_entropy(b, labels)) / 2
-        kl = symmetric_kl(a[known], b[known]).mean()
-        return {"loss": both + self.alpha * kl, "cross-entropy": both, "KL": kl}
+        return consistency_loss(model, batch, self.view(batch), self.alpha)
 
 # %% ../nbs/4_data/41_augmentation.ipynb #c060
 _Judge = Callable[[list[str]], Sequence[Any]]  # texts -> what it makes of each; None: nothing

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .cross_entropy import cross_entropy
-from .lab.data.splits import normal_form
+from .lab.data.splits import also_among
 from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
 from .lab.training.metrics import expected_calibration_error
@@ -257,13 +257,12 @@ def undersample(
 
 def check_apart(data: "DatasetDict") -> None:
     "Raises ValueError where a text of train, but for case and spaces, stands in another split too."
-    train = set(map(normal_form, _splits(data)["train"]["text"][:]))
+    train = _splits(data)["train"]["text"][:]
     for split, rows in data.items():
-        shared = sum(normal_form(text) in train for text in rows["text"][:]) if split != "train" else 0
-        if shared:
+        if split != "train" and (shared := also_among(rows["text"][:], train)):
             raise ValueError(
-                f"{shared} of {len(rows)} texts of {split} stand in train too: what is learnt by heart there looks "
-                "like skill here. Split first, then repeat rows of train alone"
+                f"{len(shared)} of {len(rows)} texts of {split} stand in train too: what is learnt by heart there "
+                "looks like skill here. Split first, then repeat rows of train alone"
             )
 
 # %% ../nbs/4_data/42_imbalance.ipynb #c020a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['learning_curve', 'plot_gap', 'dropout', 'dropout_places', 'set_dropout', 'L2SP', 'stopped_early', 'mixed', 'Mixout',
-           'symmetric_kl', 'r_drop_loss', 'reinitialize', 'BertAdam', 'flip_labels']
+           'symmetric_kl', 'consistency_loss', 'r_drop_loss', 'reinitialize', 'BertAdam', 'flip_labels']
 
 # %% ../nbs/1_foundations/13_overfitting.ipynb #c010
 import math
@@ -273,6 +273,20 @@ def symmetric_kl(
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2
 
 
+def consistency_loss(
+    model: Any,  # of transformers, with a classification head
+    batch: Mapping[str, Tensor],  # of a `Run`: input_ids, attention_mask, labels (examples,), ...
+    other: Mapping[str, Tensor],  # another view of the same examples
+    alpha: float = 1.0,
+) -> dict[str, Tensor]:
+    "A pass each: the mean of their cross-entropies + alpha times their symmetric KL, all means over the rows."
+    known, labels = labelled(batch), batch["labels"]
+    a, b = (model(**model_inputs(view)).logits.float() for view in (batch, other))
+    both = (cross_entropy(a, labels) + cross_entropy(b, labels)) / 2
+    kl = symmetric_kl(a[known], b[known]).mean()
+    return {"loss": both + alpha * kl, "cross-entropy": both, "KL": kl}
+
+
 def r_drop_loss(
     model: Any,  # with dropout; of transformers, with a classification head
     batch: Mapping[str, Tensor],  # of a `Run`: input_ids, attention_mask, labels (examples,), ...
@@ -288,11 +302,7 @@ def r_drop_loss(
             warnings.warn("in evaluation mode R-Drop is the plain loss: call model.train() to learn", stacklevel=2)
         return classification_loss(model, batch)
     _check_dropout(model)
-    known = labelled(batch)
-    a, b = (model(**model_inputs(batch)).logits.float() for _ in range(2))
-    both = (cross_entropy(a, batch["labels"]) + cross_entropy(b, batch["labels"])) / 2
-    kl = symmetric_kl(a[known], b[known]).mean()
-    return {"loss": both + alpha * kl, "cross-entropy": both, "KL": kl}
+    return consistency_loss(model, batch, batch, alpha)
 
 
 r_drop_loss.terms = classification_loss.terms  # type: ignore[attr-defined]

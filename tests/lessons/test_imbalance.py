@@ -127,26 +127,20 @@ def test_what_cannot_be_thinned_is_refused(arguments, sentence):
 COUNTS = {"two classes": [60, 7], "three": [40, 9, 23], "the rare one first": [5, 50], "alike": [8, 8]}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 7])
-@pytest.mark.parametrize("name", COUNTS)
-def test_oversampling_draws_the_rows_that_imbalanced_learn_draws(name, seed):
-    RandomOverSampler = pytest.importorskip("imblearn.over_sampling").RandomOverSampler
-    data = of_labels("abc"[: len(COUNTS[name])], **mixed_up(train=COUNTS[name]))
-    labels = np.array(data["train"]["label"][:])
-    theirs = RandomOverSampler(random_state=seed)
-    theirs.fit_resample(np.arange(len(labels)).reshape(-1, 1), labels)
-    assert rows_of(oversample(data, seed=seed), data) == theirs.sample_indices_.tolist()
+SAMPLED = [(oversample, "over", name) for name in COUNTS] + [
+    (undersample, "under", name) for name in COUNTS if name != "alike"
+]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
-@pytest.mark.parametrize("name", [name for name in COUNTS if name != "alike"])
-def test_undersampling_keeps_the_rows_that_imbalanced_learn_keeps(name, seed):
-    RandomUnderSampler = pytest.importorskip("imblearn.under_sampling").RandomUnderSampler
+@pytest.mark.parametrize(("ours", "theirs", "name"), SAMPLED)
+def test_the_rows_drawn_are_those_of_imbalanced_learn(ours, theirs, name, seed):
+    samplers = pytest.importorskip(f"imblearn.{theirs}_sampling")
+    sampler = getattr(samplers, f"Random{theirs.title()}Sampler")(random_state=seed)
     data = of_labels("abc"[: len(COUNTS[name])], **mixed_up(train=COUNTS[name]))
     labels = np.array(data["train"]["label"][:])
-    theirs = RandomUnderSampler(random_state=seed)
-    theirs.fit_resample(np.arange(len(labels)).reshape(-1, 1), labels)
-    assert rows_of(undersample(data, seed=seed), data) == theirs.sample_indices_.tolist()
+    sampler.fit_resample(np.arange(len(labels)).reshape(-1, 1), labels)
+    assert rows_of(ours(data, seed=seed), data) == sampler.sample_indices_.tolist()
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])

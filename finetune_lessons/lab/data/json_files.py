@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+from finetune_lessons.lab.data.text_files import replace_file
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -17,10 +18,4 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     "Whole, or not at all. Raises OSError where nothing can be written."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f"{file.name}.{uuid4().hex[:8]}")
-    try:
-        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(file, (json.dumps(content, indent=1) + "\n").encode())

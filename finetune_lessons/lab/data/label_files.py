@@ -4,9 +4,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from uuid import uuid4
 
-from finetune_lessons.lab.data.text_files import decode
+from finetune_lessons.lab.data.text_files import decode, replace_file
 
 COLUMNS = ["text", "label"]
 
@@ -35,10 +34,4 @@ def write_labels(file: Path, labels: Mapping[str, str]) -> None:
     "Whole, or not at all; with the mark by which spreadsheets know UTF-8. Raises OSError where nothing can be written."
     text = StringIO(newline="")
     csv.writer(text).writerows([COLUMNS, *labels.items()])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f"{file.name}.{uuid4().hex[:8]}")
-    try:
-        fresh.write_bytes(text.getvalue().encode("utf-8-sig"))
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(file, text.getvalue().encode("utf-8-sig"))

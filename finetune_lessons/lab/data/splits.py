@@ -20,6 +20,12 @@ def normal_form(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def also_among(texts: list[str], others: list[str]) -> list[str]:
+    """Those texts that stand among the others too."""
+    known = set(map(normal_form, others))
+    return [text for text in texts if normal_form(text) in known]
+
+
 def letters(text: str) -> str:
     """Its letters and digits alone, small and of usual width: what is left of it for one who looks for copies."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))

@@ -1,6 +1,8 @@
 """The text in a file of unknown encoding."""
 
 from collections import Counter
+from pathlib import Path
+from uuid import uuid4
 
 
 def decode(content: bytes) -> tuple[str, str]:
@@ -33,3 +35,17 @@ def _gb2312_row(character: str) -> int:
     """Row of the table of 94 rows that GB18030 extends; 0 for a character that is not in it."""
     code = character.encode("gb18030")
     return code[0] - 0xA0 if len(code) == 2 and min(code) > 0xA0 else 0
+
+
+def replace_file(
+    file: Path,  # in a folder that need not be there
+    content: bytes,
+) -> None:
+    """Whole, or not at all. Raises OSError where nothing can be written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f"{file.name}.{uuid4().hex[:8]}")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
