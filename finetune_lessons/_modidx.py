@@ -29,6 +29,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'finetune_lessons/active_learning.py'),
                                                   'finetune_lessons.active_learning._head': ( '4_data/active_learning.html#_head',
                                                                                               'finetune_lessons/active_learning.py'),
+                                                  'finetune_lessons.active_learning._k_centre': ( '4_data/active_learning.html#_k_centre',
+                                                                                                  'finetune_lessons/active_learning.py'),
                                                   'finetune_lessons.active_learning._random': ( '4_data/active_learning.html#_random',
                                                                                                 'finetune_lessons/active_learning.py'),
                                                   'finetune_lessons.active_learning._rows': ( '4_data/active_learning.html#_rows',

@@ -429,12 +429,15 @@ def test_rounds_end_where_no_text_is_left():
     assert [len(view.known) for view in rounds("margin", Oracle(y), teach_head(x, 3), range(6), batch=8)] == [6, 14, 20]
 
 
-def test_a_validation_set_asked_for_first_leaves_less_to_learn_from():
+@each
+def test_a_validation_set_comes_out_of_the_budget_and_is_never_picked(strategy):
     x, y = blobs(60)
-    oracle = Oracle(y, budget=30)
-    oracle.ask(range(40, 60))
-    teach = teach_head(x, 3)
-    assert [len(view.known) for view in rounds("random", oracle, teach, range(6), batch=10)] == [6, 10, *[]]
+    noisy = F.normalize(x + 0.2 * torch.randn(3, *x.shape, generator=draw(9)), dim=-1)
+    oracle, validation = Oracle(y, budget=40), range(40, 60)
+    oracle.ask(validation)
+    views = [*rounds(strategy, oracle, teach_head(x, 3, passes=noisy), range(6), batch=9, held_out=validation)]
+    assert [len(view.known) for view in views] == [6, 15, 20] and oracle.spent == 40
+    assert views[-1].known.max() < 40 and views[-1].free.max() < 40
 
 
 def test_each_round_is_a_new_model_of_the_labels_so_far():
