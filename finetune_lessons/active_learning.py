@@ -213,7 +213,8 @@ def cold_start(
 
     if not 1 <= n <= len(x):
         raise ValueError(f"n must be from 1 to the {len(x)} texts; given: {n!r}")
-    points, taken = x.double(), []
+    points = x.double()
+    taken: list[int] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of texts that are alike: each is taken once all the same
         centres = KMeans(n, n_init=4, random_state=seed).fit(points.numpy()).cluster_centers_

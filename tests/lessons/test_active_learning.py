@@ -345,6 +345,12 @@ def test_badge_keeps_the_distance_from_all_that_are_picked():
         assert sorted(badge(p, h, 6, draw(seed)).tolist()) == list(range(6))  # duplicates, once nothing else is left
 
 
+def test_badge_remembers_the_first_when_it_has_picked_a_second():
+    h = torch.tensor([[9.0, 0], [9.0, 0], [0, 8.0], [0, 8.0], [-7.0, -7.0]])
+    for seed in range(20):
+        assert len({tuple(h[row].tolist()) for row in badge(torch.full((5, 2), 0.5), h, 3, draw(seed)).tolist()}) == 3
+
+
 # strategies
 
 
