@@ -75,6 +75,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'finetune_lessons/active_learning.py'),
                                                   'finetune_lessons.active_learning.rounds': ( '4_data/active_learning.html#rounds',
                                                                                                'finetune_lessons/active_learning.py'),
+                                                  'finetune_lessons.active_learning.strategies': ( '4_data/active_learning.html#strategies',
+                                                                                                   'finetune_lessons/active_learning.py'),
                                                   'finetune_lessons.active_learning.teach_head': ( '4_data/active_learning.html#teach_head',
                                                                                                    'finetune_lessons/active_learning.py'),
                                                   'finetune_lessons.active_learning.with_dropout': ( '4_data/active_learning.html#with_dropout',

@@ -15,7 +15,6 @@ from tiny import EVERY, tiny_data, tiny_model, tiny_rows, tiny_tokenizer
 from torch.testing import assert_close
 
 from finetune_lessons.active_learning import (
-    STRATEGIES,
     Oracle,
     View,
     against,
@@ -37,6 +36,7 @@ from finetune_lessons.active_learning import (
     pick,
     plot_curves,
     rounds,
+    strategies,
     teach_head,
     with_dropout,
 )
@@ -46,7 +46,7 @@ from finetune_lessons.overfitting import set_dropout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-each = pytest.mark.parametrize("strategy", STRATEGIES)
+each = pytest.mark.parametrize("strategy", strategies())
 
 
 def draw(seed=0):
@@ -477,7 +477,7 @@ def test_a_class_without_a_label_has_no_probability_and_breaks_no_strategy():
     view = teach_head(x, 4, passes=noisy)(known, y[known])
     assert (view.p[:, 3] == 0).all() and torch.isfinite(view.p).all()
     assert_close(view.p[:, :3], fit_head(x[known], y[known], 0.1)(x).softmax(-1), atol=1e-5, rtol=1e-4)
-    for strategy in STRATEGIES:
+    for strategy in strategies():
         assert len(pick(strategy, view, 6, draw())) == 6
 
 
