@@ -346,7 +346,7 @@ def test_badge_keeps_the_distance_from_all_that_are_picked():
 
 
 def test_badge_remembers_the_first_when_it_has_picked_a_second():
-    h = torch.tensor([[9.0, 0], [9.0, 0], [0, 8.0], [0, 8.0], [-7.0, -7.0]])
+    h = torch.tensor([[9.0, 0], [9.0, 0], [0, 8.0], [0, 8.0], [-5.0, -5.0]])
     for seed in range(20):
         assert len({tuple(h[row].tolist()) for row in badge(torch.full((5, 2), 0.5), h, 3, draw(seed)).tolist()}) == 3
 
@@ -501,7 +501,9 @@ def test_a_fine_tuned_classifier_is_looked_at_on_every_architecture(arch):
 
 
 def test_a_look_with_passes_can_be_asked_by_bald():
-    view = look(tiny_model("bert"), tiny_tokenizer(), tiny_rows(12)["text"], [1], passes=3)
+    model = set_dropout(tiny_model("bert"), 0.3)
+    view = look(model.train(), tiny_tokenizer(), tiny_rows(12)["text"], [1], passes=3)
+    assert torch.equal(view.p, look(model.eval(), tiny_tokenizer(), tiny_rows(12)["text"], [1]).p), "no dropout in p"
     assert view.passes.shape == (3, 12, 2) and len(pick("BALD", view, 4)) == 4
 
 
