@@ -72,8 +72,8 @@ def vote(
     logits: Sequence[Tensor],  # of each member, (rows, classes)
 ) -> Tensor:
     "The class that most members say, (rows,); of several with as many votes the one with the larger mean probability."
-    smallest_step = 1 / len(logits)
-    return (vote_shares(logits) + 0.5 * smallest_step * average_probabilities(logits).exp()).argmax(-1)
+    shares = vote_shares(logits)
+    return (shares + 0.5 / len(logits) * average_probabilities(logits).exp()).argmax(-1)  # less than one vote
 
 # %% ../nbs/5_combining/51_ensembles.ipynb #c011a
 def _members(logits: Sequence[Tensor]) -> Tensor:
@@ -298,8 +298,8 @@ def average_weights(
     Raises ValueError for members with other names or shapes, and for those of which a matrix has nothing in common:
     they began with different heads, or are factors such as LoRA's A and B, whose mean means nothing.
     """
-    shares = _shares(weights, len(members))
     _check_alike(members, alike)
+    shares = _shares(weights, len(members))
     return {name: _mean([member[name] for member in members], shares) for name in members[0]}
 
 
@@ -489,11 +489,11 @@ def _merged(
     given = [1.0] * len(vectors) if weights is None else [float(w) for w in weights]
     if len(given) != len(vectors) or not np.isfinite(given).all():
         raise ValueError(f"expected a finite weight for each of {len(vectors)} models; given: {weights}")
-    share = _USUAL[how] if density is None and how in _USUAL else density
+    share = _USUAL.get(how, 1.0) if density is None else density
     if how.startswith("dare"):
-        vectors = [dare(vector, share or 1.0, seed + i) for i, vector in enumerate(vectors)]
+        vectors = [dare(vector, share, seed + i) for i, vector in enumerate(vectors)]
     if how == "ties":
-        vectors = [trim(vector, share or 1.0) for vector in vectors]
+        vectors = [trim(vector, share) for vector in vectors]
     if how.endswith("ties"):
         return elected_mean(vectors, given)
     return {name: sum(w * v[name] for w, v in zip(given, vectors, strict=True)) for name in vectors[0]}  # type: ignore[misc]
