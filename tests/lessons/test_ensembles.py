@@ -232,7 +232,7 @@ def test_members_answer_for_the_same_rows_in_the_order_of_the_first_ones_classes
 
 
 def test_rows_without_a_label_are_no_rows_of_a_member():
-    data = DatasetDict(train=of_rows([0, 1] * 4), test=of_rows([0, -100, 1]))
+    data = DatasetDict(train=of_rows([0, 1] * 4), test=of_rows([0, None, 1]))
     labels, (f,) = member_logits([a_run(data)])
     assert labels.tolist() == [0, 1] and f.shape == (2, 2)
 
@@ -294,7 +294,7 @@ def test_what_leaks_into_a_fold_is_refused():
         for seed in range(9):
             out_of_fold(a_run, twice, folds=2, seed=seed)
     with pytest.raises(ValueError, match="1 rows of train have no label"):
-        out_of_fold(a_run, DatasetDict(train=of_rows([0, 1, -100, 1])))
+        out_of_fold(a_run, DatasetDict(train=of_rows([0, 1, None, 1])))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -373,9 +373,7 @@ def test_members_that_did_not_start_from_the_same_numbers_are_refused():
         (one, *_),
     ) = vectors()
     other = {"a.weight": -one["a.weight"] + 0.5, "a.bias": one["a.bias"]}
-    with pytest.raises(
-        ValueError, match=r"a.weight of members 0 and 1 have a cosine of -\d.*Load all members with one seed"
-    ):
+    with pytest.raises(ValueError, match=r"a.weight of members 0 and 1 .* cosine of -\d.*with one seed"):
         average_weights([one, other])
     with pytest.raises(ValueError, match="did not start from the same"):
         greedy_soup([one, other], lambda weights: 0.0)
@@ -539,9 +537,7 @@ def test_averaging_changes_nothing_about_the_run():
 
 def test_an_average_that_would_be_its_beginning_is_refused_with_one_that_would_not():
     run = a_run(tiny_data(train=80))
-    with pytest.raises(
-        ValueError, match=r"after 10 updates with decay 0.999 the average is still 99% its beginning.*0.794"
-    ):
+    with pytest.raises(ValueError, match=r"10 updates with decay 0.999 .* still 99% its beginning.*0.794"):
         next(averaging(run, EMA(run.model, 0.999)))
     next(averaging(run, EMA(run.model, 0.794)))
     next(averaging(run, SWA(run.model)))
@@ -652,7 +648,7 @@ def test_what_cannot_be_merged_is_refused():
     for call, sentence in (
         (
             lambda: merge_weights(base, some, how="slerp"),
-            "how is one of arithmetic, ties, dare, dare ties; given: 'slerp'",
+            "how is one of arithmetic, .*; given: 'slerp'",
         ),
         (lambda: merge_weights(base, some, density=0.5), "arithmetic keeps every entry"),
         (lambda: merge_weights(base, some, [1.0]), "a finite weight for each of 2"),
