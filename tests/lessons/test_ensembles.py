@@ -23,7 +23,6 @@ from finetune_lessons.adapters import add_adapters
 from finetune_lessons.cross_entropy import classification_loss
 from finetune_lessons.distillation import Distillation
 from finetune_lessons.ensembles import (
-    RULES,
     SWA,
     Stack,
     add_ensemble_logits,
@@ -57,6 +56,8 @@ from finetune_lessons.lab.training.run import Run
 from finetune_lessons.lora import add_lora
 from finetune_lessons.model_surgery import activate, freeze, wrappers
 from finetune_lessons.semi_supervised import EMA
+
+RULES = ("arithmetic", "ties", "dare", "dare ties")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
