@@ -68,8 +68,8 @@ def as_markdown(table: "pd.DataFrame") -> str:
     "For the README: rounded, with the spread beside the accuracy; - where nothing was measured."
     head = "| method | lesson | accuracy | trained | file | time | memory | lost: probe | lost: retrieval |"
     rows = [
-        f"| {method} | {row['lesson']} | {row['accuracy']:.3f} ± {row['spread']:.3f} | {100 * row['trained share']:.3g}% "
-        f"| {row['file_mb']:.2g} MB | {row['time']:.2f} | {row['memory_mb']:.0f} MB "
+        f"| {method} | {row['lesson']} | {row['accuracy']:.3f} ± {row['spread']:.3f} "
+        f"| {100 * row['trained share']:.3g}% | {row['file_mb']:.2g} MB | {row['time']:.2f} | {row['memory_mb']:.0f} MB "
         f"| {100 * row['probe lost']:+.1f} | {100 * row['retrieval lost']:+.1f} |"
         for method, row in table.iterrows()
     ]
