@@ -69,8 +69,8 @@ def as_markdown(table: "pd.DataFrame") -> str:
     head = "| method | lesson | accuracy | trained | file | time | memory | lost: probe | lost: retrieval |"
     rows = [
         f"| {method} | {row['lesson']} | {row['accuracy']:.3f} ± {row['spread']:.3f} "
-        f"| {100 * row['trained share']:.3g}% | {row['file_mb']:.2g} MB | {row['time']:.2f} | {row['memory_mb']:.0f} MB "
-        f"| {100 * row['probe lost']:+.1f} | {100 * row['retrieval lost']:+.1f} |"
+        f"| {100 * row['trained share']:.3g}% | {row['file_mb']:.2g} MB | {row['time']:.2f} "
+        f"| {row['memory_mb']:.0f} MB | {100 * row['probe lost']:+.1f} | {100 * row['retrieval lost']:+.1f} |"
         for method, row in table.iterrows()
     ]
     return "\n".join([head, "|" + "---|" * 9, *rows]).replace("nan MB", "-").replace("+nan", "-").replace("nan", "-")
