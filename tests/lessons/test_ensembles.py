@@ -543,6 +543,11 @@ def test_an_average_that_would_be_its_beginning_is_refused_with_one_that_would_n
     for decay in (0.794, 0.92):  # a tenth, and less than a half
         next(averaging(run, EMA(run.model, decay)))
     next(averaging(run, SWA(run.model)))
+    whole = a_run(tiny_data(train=80))
+    with pytest.raises(ValueError, match="after 2 updates with decay 0.9 "):
+        next(averaging(whole, EMA(whole.model, 0.9), every=5))
+    with pytest.raises(ValueError, match="after 3 updates with decay 0.9 "):
+        next(averaging(whole, EMA(whole.model, 0.9), start=0.7))
     for wrong in ({"every": 0}, {"start": 1.0}, {"start": -0.1}):
         with pytest.raises(ValueError, match="every is a number of steps"):
             next(averaging(run, SWA(run.model), **wrong))
@@ -643,6 +648,12 @@ def test_a_merge_of_one_at_weight_one_is_itself_to_the_bit(how, dtype):
     base, one = ({name: x.to(dtype) for name, x in of.items()} for of in (base, one))
     assert same(merge_weights(base, [one], [1.0], how, density=None if how == "arithmetic" else 1.0), one)
     assert same(merge_weights(base, [base], [1.0], how), base)
+
+
+@pytest.mark.parametrize(("how", "density"), [("ties", 0.2), ("dare", 0.1), ("dare ties", 0.1)])
+def test_the_usual_densities_are_those_of_the_papers(how, density):
+    base, some = vectors(2, near=0.5)
+    assert same(merge_weights(base, some, how=how), merge_weights(base, some, how=how, density=density))
 
 
 def test_what_cannot_be_merged_is_refused():
@@ -755,7 +766,7 @@ def test_a_merged_lora_is_both_at_once(arch):
 def test_heads_that_are_linear_are_merged_as_both_at_once():
     model = with_loras()
     both = asked(model, {"a": 0.7, "b": 0.3})
-    merge_methods(model, ["a", "b"], [0.7, 0.3])
+    merge_methods(model, ["a", "b"], [1.4, 0.6], scale=0.5)
     assert_close(asked(model, "merged"), both, atol=2e-5, rtol=1e-4)
 
 
