@@ -767,6 +767,7 @@ def test_heads_that_are_linear_are_merged_as_both_at_once():
     model = with_loras()
     both = asked(model, {"a": 0.7, "b": 0.3})
     merge_methods(model, ["a", "b"], [1.4, 0.6], scale=0.5)
+    assert {w.name for w in wrappers(model) if w.enabled} == {"merged"}
     assert_close(asked(model, "merged"), both, atol=2e-5, rtol=1e-4)
 
 
