@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .contrastive import fit_head
 from .imbalance import check_apart, labels_and_logits
 from .lab.models.agreement import class_order, named_classes
+from .lab.models.weights import fill, filled
 from .lab.notes import show_notes
 from .lab.training.tasks import IGNORE_INDEX
 from .lora import LoRALinear, add_lora
@@ -273,18 +274,8 @@ def weights_in_place(model: nn.Module, weights: _Weights) -> Iterator[nn.Module]
     there = dict(model.named_parameters())
     if wrong := [n for n, x in weights.items() if n not in there or there[n].shape != x.shape]:
         raise ValueError(f"{type(model).__name__} has no {wrong[0]} of shape {tuple(weights[wrong[0]].shape)}")
-    before = {name: there[name].detach().clone() for name in weights}
-    try:
-        _fill(there, weights)
+    with filled(there, weights):
         yield model
-    finally:
-        _fill(there, before)
-
-
-@torch.no_grad()
-def _fill(parameters: Mapping[str, nn.Parameter], weights: _Weights) -> None:
-    for name, values in weights.items():
-        parameters[name].copy_(values)
 
 # %% ../nbs/5_combining/51_ensembles.ipynb #c041
 def average_weights(
@@ -549,7 +540,7 @@ def merge_models(
     parameters = dict(part(merged).named_parameters())
     each = [dict(part(model).named_parameters()) for model in models]
     found = merge_weights(_detached(parameters), [_detached(one) for one in each], weights, how, density, scale, seed)
-    _fill(parameters, found)
+    fill(parameters, found)
     return merged
 
 # %% ../nbs/5_combining/51_ensembles.ipynb #c061a
@@ -559,7 +550,7 @@ def with_body(
 ) -> Any:
     "A copy of the model with the body of another one, and its own head."
     new = deepcopy(model)
-    _fill(dict(_body(new).named_parameters()), _detached(dict(_body(other).named_parameters())))
+    fill(dict(_body(new).named_parameters()), _detached(dict(_body(other).named_parameters())))
     return new
 
 

@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from finetune_lessons.exercises.cases import telling
 from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
+from finetune_lessons.exercises.semi_supervised import averaged
 
 exercise = Exercises(51)
 
@@ -135,44 +136,36 @@ def check_gain(learner: Function) -> Verdict:
 # 4. the moving average
 
 
-def ema(weights: Tensor, decay: float) -> Tensor:
-    "The average after the last row, begun with the first."
-    average = weights[0]
-    for w in weights[1:]:
-        average = decay * average + (1 - decay) * w
-    return average
-
-
 @exercise
 def check_ema(learner: Function) -> Verdict:
     draw = Draw()
 
     def from_zero(weights: Tensor, decay: float) -> Tensor:
-        return ema(torch.cat([torch.zeros_like(weights[:1]), weights]), decay)
+        return averaged(torch.cat([torch.zeros_like(weights[:1]), weights]), decay)
 
     mistakes = {
         "your average begins at 0; it begins with the first row": from_zero,
-        "you have decay and 1 - decay the wrong way round": lambda w, d: ema(w, 1 - d),
+        "you have decay and 1 - decay the wrong way round": lambda w, d: averaged(w, 1 - d),
         "that is the plain mean": lambda w, d: w.mean(0),
         "those are the last weights": lambda w, d: w[-1],
-        "your average begins with the second row, as that of torch does after its first update": lambda w, d: ema(
+        "your average begins with the second row, as that of torch does after its first update": lambda w, d: averaged(
             w[1:], d
         ),
-        "you leave the last row out": lambda w, d: ema(w[:-1], d),
+        "you leave the last row out": lambda w, d: averaged(w[:-1], d),
         "you divide by 1 - decay^steps, as Adam does; that is for what begins at 0": lambda w, d: (
-            ema(w, d) / (1 - d ** (len(w) - 1))
+            averaged(w, d) / (1 - d ** (len(w) - 1))
         ),
-        "you go through the rows from the last to the first": lambda w, d: ema(w.flip(0), d),
+        "you go through the rows from the last to the first": lambda w, d: averaged(w.flip(0), d),
         "your average is of decay times the rows alone; the new row counts 1 - decay": lambda w, d: sum(
             d ** (len(w) - i) * row for i, row in enumerate(w, 1)
         ),
     }
 
     def case(steps: int, width: int, low: float, high: float) -> tuple:
-        return telling(lambda: (draw(steps, width), draw.number(low, high)), ema, mistakes.values())
+        return telling(lambda: (draw(steps, width), draw.number(low, high)), averaged, mistakes.values())
 
     cases = {"a few steps": case(5, 3, 0.6, 0.8), "a slow average": case(8, 4, 0.85, 0.93)}
-    return check(learner, cases, ema, mistakes, tolerance=1e-5, unchanged={"weights": 0})
+    return check(learner, cases, averaged, mistakes, tolerance=1e-5, unchanged={"weights": 0})
 
 
 # 5. TIES

@@ -69,8 +69,13 @@ def as_markdown(table: "pd.DataFrame") -> str:
     head = "| method | lesson | accuracy | trained | file | time | memory | lost: probe | lost: retrieval |"
     rows = [
         f"| {method} | {row['lesson']} | {row['accuracy']:.3f} ± {row['spread']:.3f} "
-        f"| {100 * row['trained share']:.3g}% | {row['file_mb']:.2g} MB | {row['time']:.2f} "
-        f"| {row['memory_mb']:.0f} MB | {100 * row['probe lost']:+.1f} | {100 * row['retrieval lost']:+.1f} |"
+        f"| {100 * row['trained share']:.3g}% | {row['file_mb']:.2g} MB | {_known('{:.2f}', row['time'])} "
+        f"| {_known('{:.0f} MB', row['memory_mb'])} | {_known('{:+.1f}', 100 * row['probe lost'])} "
+        f"| {_known('{:+.1f}', 100 * row['retrieval lost'])} |"
         for method, row in table.iterrows()
     ]
-    return "\n".join([head, "|" + "---|" * 9, *rows]).replace("nan MB", "-").replace("+nan", "-").replace("nan", "-")
+    return "\n".join([head, "|" + "---|" * 9, *rows])
+
+
+def _known(form: str, number: float) -> str:
+    return form.format(number) if number == number else "-"
