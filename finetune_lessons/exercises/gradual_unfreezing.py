@@ -106,7 +106,7 @@ def check_slanted(
 ) -> Verdict:
     "Does it climb from 1/32 to 1 over the warm-up, and fall to 1/32 at the end?"
     draw = Draw()
-    steps, warmup = draw.whole(100, 400), draw.whole(12, 40)
+    steps, warmup = draw.whole(100, 400), draw.whole(20, 40)  # warmup * (warmup + 1) is no number of steps
     cases = {
         "the last step": (steps - 1, steps, warmup),
         "on the way up": (draw.whole(2, warmup - 2), steps, warmup),

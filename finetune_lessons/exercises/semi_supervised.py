@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from finetune_lessons.exercises.cases import telling
 from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
 
 exercise = Exercises(35)
@@ -69,12 +70,6 @@ def check_fixmatch(learner: Function) -> Verdict:
         turned = apart(draw, rows, classes, [*sure[1:], sure[0]]) + draw(rows, classes, size=0.2)
         return turned, apart(draw, rows, classes, sure), threshold
 
-    cases = {
-        "two classes": views(9, 2, sure),
-        "five classes": views(12, 5, sure),
-        "few texts": views(4, 3, sure[1:]),
-    }
-
     def over_used(strong: Tensor, weak: Tensor, threshold: float) -> Tensor:
         return fixmatch(strong, weak, threshold) / (weak.softmax(-1).amax(-1) >= threshold).float().mean()
 
@@ -94,6 +89,14 @@ def check_fixmatch(learner: Function) -> Verdict:
         "your target is the probabilities; FixMatch takes the most probable class": soft,
         "you ask the strong view how sure it is; the weak one decides": mask_of_strong,
         "that is a sum over the texts, not their mean": lambda s, w, t: fixmatch(s, w, t) * len(s),
+    }
+    def case(rows: int, classes: int, sure: list[float]) -> tuple:
+        return telling(lambda: views(rows, classes, sure), fixmatch, mistakes.values())
+
+    cases = {
+        "two classes": case(9, 2, sure),
+        "five classes": case(12, 5, sure),
+        "few texts": views(4, 3, sure[1:]),
     }
     return check(learner, cases, fixmatch, mistakes, tolerance=1e-5)
 
