@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 B ?= all
+SHARED := --numprocesses auto --maxprocesses 4 --dist worksteal  # tests: a process for each core
 FLOORS = .floors/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 LAB_FLAGS := --ServerApp.ip=127.0.0.1
@@ -45,14 +46,14 @@ lesson: $(READY)  ## Execute one lesson and print its results: make lesson L=11
 	@$(BIN)/finetune-lessons run $(L)
 
 test: $(READY) lint browser  ## Run all tests, those in a real browser too
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED)
 
 floors:  ## Run the fast tests with the oldest versions that the package admits: make floors PYTHON=python3.13
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
 	$(PYTHON) -m venv $(FLOORS)
 	$(FLOORS)/bin/python -m pip install --constraint floors.txt --editable '.[lab,trackers]' pytest pytest-xdist hypothesis
 	$(FLOORS)/bin/finetune-lessons assets --fetch
-	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest --fast --numprocesses auto
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest --fast $(SHARED)
 
 pins:  ## Write floors.txt anew, after a lower bound changed
 	$(PYTHON) -m venv .floors/uv

@@ -5,8 +5,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 
-TESTS = ("pytest", "hypothesis")  # what runs the tests, as constraints.txt has it
-BESIDE = "pytest-xdist\n"  # what lets every core run them
+TESTS = ("pytest", "pytest-xdist", "hypothesis")  # what runs the tests, as constraints.txt has it
 CUDA = ("nvidia-", "cuda-", "triton==")  # what torch needs beside it differs from build to build: left to pip
 HEADER = """\
 # What `make floors` installs: the lowest versions that settings.ini admits and the newest that these allow of the rest;
@@ -25,7 +24,7 @@ tested = dict(lowest) | {name: pins[name] for name in (*TESTS, "torch")}
 wanted = "".join(f"{name}=={version}\n" for name, version in tested.items())
 command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
 command += ["--python-version", meta["min_python"], "-"]
-found = subprocess.run(command, input=wanted + BESIDE, capture_output=True, text=True)
+found = subprocess.run(command, input=wanted, capture_output=True, text=True)
 if found.returncode:
     sys.exit(found.stderr)
 kept = [line for line in found.stdout.splitlines() if not line.startswith(CUDA)]
