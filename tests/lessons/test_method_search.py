@@ -8,17 +8,16 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator, _ParzenEstimatorParameters
 from optuna.samplers._tpe.sampler import TPESampler, default_gamma, default_weights
+from tiny import same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, weights
 from torch.testing import assert_close
 
 from finetune_lessons import method_search
-from finetune_lessons.cross_entropy import classification_loss
-from finetune_lessons.lab import LogRange, Run
+from finetune_lessons.lab import LogRange
 from finetune_lessons.method_search import (
     METHODS,
     Making,
@@ -49,6 +48,7 @@ from finetune_lessons.method_search import (
     tpe_suggest,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {"method": ["full", "LoRA", "adapters"], "lr": LogRange(1e-5, 1e-2)}
 
@@ -228,10 +228,338 @@ def test_asha_of_one_and_of_two_workers():
 # on runs
 
 
-def tiny_run(tiny, lr, schedule="constant", epochs=9, dropout=0.1):
-    model, tokenizer, data = tiny
-    torch.manual_seed(0)
-    made = type(model)(model.config)
-    made.load_state_dict(model.state_dict())
-    return Run(made, tokenizer, data, loss=classification_loss, lr=lr, epochs=epochs, batch_size=4, schedule=schedule,
-               eval_every=0, warmup=0, seed=0)  # fmt: skip
+RATES = [{"lr": lr} for lr in (1e-4, 3e-3, 1e-3, 1e-2, 3e-4, 3e-2)]
+
+
+def make_tiny(lr, schedule="constant", steps=18, **options):
+    model = tiny_model("bert", seed=0)
+    return tiny_run(model, lr=lr, schedule=schedule, epochs=steps / 16, batch_size=4, eval_every=0, warmup=0, **options)
+
+
+def scores_of(rungs):
+    return [(rung.scores, rung.kept, rung.spent) for rung in rungs]
+
+
+def test_survivors_go_on_from_where_they_were_and_waiting_on_disk_changes_no_bit(tmp_path):
+    made = []
+
+    def make(lr):
+        made.append(lr)
+        return make_tiny(lr)
+
+    by = {"first": 2, "longest": 18, "score": "loss"}
+    here = list(successive_halving(make, RATES, 3, **by))
+    assert len(made) == len(RATES)
+    paused = list(successive_halving(make, RATES, 3, **by, folder=tmp_path / "runs"))
+    assert scores_of(here) == scores_of(paused)
+    best = here[-1].best
+    assert [len(rung.scores) for rung in here] == [6, 2, 1]
+    straight = make_tiny(**RATES[best])
+    for _ in range(18):
+        next(straight)
+    assert same_bits(weights(straight.model), weights(here[-1].run.model))
+    assert same_bits(weights(straight.model), weights(paused[-1].run.model))
+    assert here[-1].scores[best] == -straight.evaluate("validation")["loss"]
+    assert [f.name for f in (tmp_path / "runs").iterdir()] == [f"setting-{best}.safetensors"]
+
+
+def test_a_search_over_records_of_runs_is_the_search_over_the_runs():
+    at = (2, 6, 18)
+    records = {}
+    for setting in RATES:
+        run, kept = make_tiny(**setting), {}
+        for step in run:
+            if run.index in at:
+                kept[run.index] = -run.evaluate("validation")["loss"]
+        records[setting["lr"]] = kept
+    trained = list(successive_halving(make_tiny, RATES, 3, 2, 18, "loss"))
+    again = list(successive_halving(lambda lr: Recorded(records[lr]), RATES, 3, 2, 18))
+    assert scores_of(trained) == scores_of(again)
+    with pytest.raises(ValueError, match="nothing was recorded at step 3"):
+        list(successive_halving(lambda lr: Recorded(records[lr]), RATES, 3, 3, 18))
+
+
+def test_a_run_whose_loss_is_no_number_ends_there_and_the_search_goes_on():
+    def make(lr):
+        run = make_tiny(abs(lr))
+        if lr < 0:
+            with torch.no_grad():
+                run.model.classifier.weight.fill_(math.nan)
+        return run
+
+    rungs = list(successive_halving(make, [{"lr": -1e-3}, {"lr": 1e-3}, {"lr": 1e-2}], 3, 2, 6))
+    assert rungs[0].scores[0] == -math.inf
+    assert rungs[-1].best != 0
+
+
+def test_a_score_of_ones_own_and_a_metric_of_which_less_is_better():
+    rungs = list(successive_halving(make_tiny, RATES[:3], 3, 2, 6, score=lambda run: -run.config["lr"]))
+    assert rungs[-1].best == 0
+    by_loss = list(successive_halving(make_tiny, RATES[:3], 3, 2, 6, score="loss"))
+    assert max(by_loss[0].scores.values()) < 0
+    with pytest.raises(ValueError, match="there is no metric 'acuracy'; there are accuracy"):
+        list(successive_halving(make_tiny, RATES[:3], 3, 2, 6, score="acuracy"))
+
+
+def test_a_rate_that_falls_to_another_end_is_refused_and_one_that_falls_to_the_last_rung_is_not():
+    with pytest.raises(ValueError, match="falls towards step 18, and the search ends at step 6"):
+        list(successive_halving(partial(make_tiny, schedule="linear"), RATES[:3], 3, 2, 6))
+    assert list(successive_halving(partial(make_tiny, schedule="linear"), RATES[:3], 3, 2, 18))
+    with pytest.raises(ValueError, match="18 steps cannot come to step 27"):
+        list(successive_halving(make_tiny, RATES[:3], 3, 3, 27))
+
+
+def test_a_setting_that_is_there_twice_is_refused():
+    with pytest.raises(ValueError, match="is there twice"):
+        list(successive_halving(make_tiny, [*RATES, {"lr": 3e-3}], 3, 2, 18))
+    with pytest.raises(ValueError, match="needs settings"):
+        list(successive_halving(make_tiny, [], 3, 2, 18))
+
+
+def test_nothing_is_trained_before_it_is_asked_for():
+    made = []
+    search = successive_halving(lambda **setting: made.append(setting) or make_tiny(**setting), RATES, 3, 2, 18)
+    assert not made
+    next(search)
+    assert made == RATES
+
+
+# TPE
+
+
+def in_optuna(space):
+    return {
+        name: FloatDistribution(given.low, given.high, log=True) if isinstance(given, LogRange)
+        else CategoricalDistribution(tuple(given))
+        for name, given in space.items()
+    }  # fmt: skip
+
+
+def their_parzen(settings, space):
+    distributions = in_optuna(space)
+    parameters = _ParzenEstimatorParameters(1.0, True, False, default_weights, True)
+    columns = {n: np.array([d.to_internal_repr(s[n]) for s in settings]) for n, d in distributions.items()}
+    return _ParzenEstimator(columns, distributions, parameters)
+
+
+def internal(settings, space):
+    return {n: np.array([d.to_internal_repr(s[n]) for s in settings]) for n, d in in_optuna(space).items()}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 8, 24])
+def test_the_densities_are_optunas(n):
+    seen = random_settings(SPACE, n, seed=1) if n else []
+    asked = random_settings(SPACE, 50, seed=2)
+    ours, theirs = Parzen(seen, SPACE).log_density(asked), their_parzen(seen, SPACE).log_pdf(internal(asked, SPACE))
+    assert np.abs(ours - theirs).max() < 1e-9
+
+
+def test_a_density_over_ln_x_sums_to_one_and_its_samples_follow_it():
+    space = {"lr": LogRange(1e-5, 1e-2), "method": ["a", "b"]}
+    parzen = Parzen([{"lr": 1e-3, "method": "a"}, {"lr": 2e-3, "method": "a"}, {"lr": 1e-5, "method": "b"}], space)
+    x = np.linspace(math.log(1e-5), math.log(1e-2), 4001)
+    density = {m: np.exp(parzen.log_density([{"lr": v, "method": m} for v in np.exp(x)])) for m in "ab"}
+    total = {m: np.trapezoid(of, x) for m, of in density.items()}
+    assert sum(total.values()) == pytest.approx(1, abs=1e-5)
+    drawn = parzen.sample(4000, np.random.default_rng(0))
+    assert np.mean([s["method"] == "a" for s in drawn]) == pytest.approx(total["a"], abs=0.03)
+    upper = x > math.log(3e-4)
+    share = sum(np.trapezoid(of[upper], x[upper]) for of in density.values())
+    assert np.mean([s["lr"] > 3e-4 for s in drawn]) == pytest.approx(share, abs=0.03)
+    assert all(1e-5 <= s["lr"] <= 1e-2 for s in drawn)
+
+
+def worth(setting):
+    return -abs(math.log(setting["lr"] / 1e-3)) + (setting["method"] == "LoRA")
+
+
+@pytest.mark.parametrize("n", [10, 11, 21, 25])
+def test_of_optunas_candidates_the_rule_picks_the_one_that_optuna_picks(n):
+    "One fixed history; optuna draws the candidates, and both rank them."
+    history = [(s, worth(s)) for s in random_settings(SPACE, n, seed=3)]
+    study = optuna.create_study(study_name="fixed", direction="maximize", sampler=TPESampler(multivariate=True, seed=0))
+    for setting, value in history:
+        study.add_trial(optuna.trial.create_trial(params=setting, distributions=in_optuna(SPACE), value=value))
+    candidates = []
+
+    class Seen(_ParzenEstimator):
+        def sample(self, rng, size):
+            candidates.append(super().sample(rng, size))
+            return candidates[-1]
+
+    study.sampler._parzen_estimator_cls = Seen
+    trial = study.ask(in_optuna(SPACE))
+    drawn = [
+        {"method": SPACE["method"][int(m)], "lr": float(lr)}
+        for m, lr in zip(candidates[0]["method"], candidates[0]["lr"], strict=True)
+    ]
+    good, rest = split_history(history)
+    assert len(good) == default_gamma(n)
+    ratio = Parzen(good, SPACE).log_density(drawn) - Parzen(rest, SPACE).log_density(drawn)
+    assert drawn[ratio.argmax()] == trial.params
+
+
+def test_the_history_is_split_as_stated():
+    history = [({"i": i}, value) for i, value in enumerate([0.3, 0.9, 0.1, math.nan, 0.9, *[0.2] * 16])]
+    good, rest = split_history(history)
+    assert [s["i"] for s in good] == [1, 4, 0]
+    assert [s["i"] for s in rest] == [2, 3, *range(5, 21)]
+
+
+def test_tpe_finds_more_than_chance():
+    won = 0
+    for seed in range(10):
+        history, lucky = [], [worth(s) for s in random_settings(SPACE, 40, seed)]
+        for _ in range(40):
+            setting = tpe_suggest(history, SPACE, seed)
+            history.append((setting, worth(setting)))
+        won += max(value for _, value in history) > max(lucky)
+        assert [s for s, _ in history[:10]] != [s for s, _ in history[10:20]]
+    assert won >= 8
+
+
+def test_tpe_repeats_no_setting_and_says_when_there_is_none_left():
+    space, history = {"a": [1, 2, 3, 4], "b": ["x", "y", "z"]}, []
+    for _ in range(12):
+        setting = tpe_suggest(history, space, seed=0, startup=3)
+        assert setting not in [s for s, _ in history]
+        history.append((setting, float(setting["a"])))
+    with pytest.raises(ValueError, match="all settings of the space have been tried"):
+        tpe_suggest(history, space)
+
+
+def test_the_same_history_and_seed_give_the_same_setting():
+    history = [(s, worth(s)) for s in random_settings(SPACE, 15, seed=3)]
+    assert tpe_suggest(history, SPACE, 1) == tpe_suggest(history, SPACE, 1)
+    assert tpe_suggest(history, SPACE, 1) != tpe_suggest(history, SPACE, 2)
+    assert tpe_suggest(history[:4], SPACE, 1) not in [s for s, _ in history]
+
+
+# the winner's curse
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=5), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_the_expected_best_is_the_mean_over_all_draws(values, n):
+    from itertools import product
+
+    every = [max(drawn) for drawn in product(values, repeat=n)]
+    assert expected_best(values, n)[-1] == pytest.approx(np.mean(every), abs=1e-12)
+
+
+def test_the_expected_best_begins_with_the_mean_and_wants_numbers():
+    assert expected_best([0.1, 0.5, 0.9])[0] == pytest.approx(0.5)
+    assert len(expected_best([0.1, 0.5, 0.9])) == 3
+    for wrong in ([], [math.nan], [[0.1]]):
+        with pytest.raises(ValueError, match="a list of finite scores"):
+            expected_best(wrong)
+
+
+# meta-learning
+
+
+def quadratic(a, c):
+    return lambda theta: sum((a / 2 * (p - c) ** 2).sum() for p in theta)
+
+
+THETA = (torch.tensor([1.0, -2.0]), torch.tensor([[0.5]]))
+
+
+def test_reptile_on_quadratics_is_its_closed_form():
+    a, centres, lr, steps, epsilon = 0.7, (1.0, 3.0, -2.0), 0.3, 4, 0.6
+    ours = reptile_step(THETA, [quadratic(a, c) for c in centres], epsilon, lr, steps)
+    shrunk = 1 - (1 - lr * a) ** steps
+    for p, q in zip(THETA, ours, strict=True):
+        assert_close(q, p + epsilon * shrunk * (np.mean(centres) - p), rtol=0, atol=1e-6)
+
+
+def test_first_order_maml_on_quadratics_is_its_closed_form():
+    a, lr, steps, beta = 0.7, 0.3, 4, 0.6
+    pairs = [(1.0, 2.0), (3.0, -1.0)]
+    ours = fomaml_step(THETA, [(quadratic(a, c), quadratic(a, d)) for c, d in pairs], beta, lr, steps)
+    for p, q in zip(THETA, ours, strict=True):
+        ends = [c + (1 - lr * a) ** steps * (p - c) for c, _ in pairs]
+        gradient = torch.stack([a * (end - d) for end, (_, d) in zip(ends, pairs, strict=True)]).mean(0)
+        assert_close(q, p - beta * gradient, rtol=0, atol=1e-6)
+
+
+def test_adapting_is_torchs_sgd_and_leaves_the_start_alone():
+    task = draw_task([torch.randn(9, 4), torch.randn(9, 4)], 3, 2)
+    theta = new_head(4, 3, seed=1)
+    theirs = [p.clone().requires_grad_() for p in theta]
+    optimizer = torch.optim.SGD(theirs, lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        task.support_loss(tuple(theirs)).backward()
+        optimizer.step()
+    before = [p.clone() for p in theta]
+    for ours, p, kept, start in zip(adapted(theta, task.support_loss, 0.5, 3), theirs, theta, before, strict=True):
+        assert_close(ours, p.detach())
+        assert torch.equal(kept, start)
+        assert not ours.requires_grad
+
+
+def test_query_and_support_are_apart():
+    with pytest.raises(ValueError, match="query and support are one set"):
+        loss = quadratic(1, 1)
+        fomaml_step(THETA, [(loss, loss)])
+    x, y = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="share a text"):
+        Task(x, y, torch.cat([torch.randn(1, 3), x[2:3]]), torch.tensor([0, 1]))
+    Task(torch.cat([x, x]), torch.cat([y, y]), torch.randn(2, 3), torch.tensor([0, 1]))
+
+
+def test_a_drawn_task_has_its_shots_of_each_class_and_the_seed_turns_the_classes():
+    vectors = [torch.arange(60.0).reshape(30, 2), 1000 + torch.arange(60.0).reshape(30, 2)]
+    tasks = [draw_task(vectors, 5, 20, seed) for seed in range(20)]
+    for task in tasks:
+        assert task.y.bincount().tolist() == [5, 5]
+        assert task.y_query.bincount().tolist() == [20, 20]
+        assert len({(row[0].item() >= 1000, label.item()) for row, label in zip(task.x, task.y, strict=True)}) == 2
+        first = task.x[task.y == 0][0, 0] >= 1000
+        assert ((task.x_query[task.y_query == 0][:, 0] >= 1000) == first).all()
+    assert 3 < sum(bool(task.x[0, 0] >= 1000) for task in tasks) < 17
+    assert torch.equal(draw_task(vectors, 5, 20, (1, 2)).x, draw_task(vectors, 5, 20, (1, 2)).x)
+    with pytest.raises(ValueError, match="one has 30"):
+        draw_task(vectors, 20, 20)
+
+
+def test_a_new_head_says_nothing_yet():
+    theta = new_head(6, 4, classes=3)
+    assert_close(head_logits(theta, torch.randn(5, 6)), torch.zeros(5, 3))
+    assert_close(theta[0].std(), torch.tensor(6**-0.5), rtol=0.5, atol=0)
+
+
+# data sets
+
+
+def described(**changes):
+    return {"rows": 500.0, "classes": 2.0, "words": 20.0, "largest class": 0.5, "probe": 0.8} | changes
+
+
+def test_the_nearest_data_set_counts_every_number_in_its_own_spread():
+    known = {"long": described(words=400.0), "easy": described(probe=0.95), "same size": described(words=22.0)}
+    assert nearest(described(), known)[0] == "same size"
+    assert nearest(described(words=380.0), known)[0] == "long"
+    assert nearest(described(probe=0.96), known)[0] == "easy"
+    a, b = nearest(described(rows=1000.0), {"less": described(rows=250.0), "more": described(rows=3000.0)})
+    assert a == "more"  # by the logarithm: three times, not a quarter
+    assert b == "less"
+
+
+def test_a_data_set_is_not_its_own_neighbour():
+    with pytest.raises(ValueError, match="'here' is this data set"):
+        nearest(described(), {"there": described(words=3.0), "here": described()})
+    with pytest.raises(ValueError, match="no data set to be near to"):
+        nearest(described(), {})
+
+
+def test_a_description_counts_what_is_there():
+    data = tiny_data(train=30, validation=12)
+    found = describe(data, tiny_model("bert"), tiny_tokenizer())
+    labels = np.array(data["train"]["label"][:])
+    assert found["rows"] == 30
+    assert found["classes"] == 2
+    assert found["words"] == pytest.approx(np.mean([len(t.split()) for t in data["train"]["text"]]))
+    assert found["largest class"] == pytest.approx(max(np.bincount(labels)) / 30)
+    assert 0 <= found["probe"] <= 1
