@@ -609,6 +609,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search._seconds_of': ( '5_combining/method_search.html#_seconds_of',
                                                                                                 'finetune_lessons/method_search.py'),
+                                                'finetune_lessons.method_search._starts_frozen': ( '5_combining/method_search.html#_starts_frozen',
+                                                                                                   'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search._told_apart': ( '5_combining/method_search.html#_told_apart',
                                                                                                 'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search._widths': ( '5_combining/method_search.html#_widths',
