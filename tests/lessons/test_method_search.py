@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -17,7 +19,7 @@ from tiny import same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, wei
 from torch.testing import assert_close
 
 from finetune_lessons import method_search
-from finetune_lessons.lab import LogRange
+from finetune_lessons.lab import LogRange, compare, save_model
 from finetune_lessons.method_search import (
     METHODS,
     Making,
@@ -563,3 +565,160 @@ def test_a_description_counts_what_is_there():
     assert found["words"] == pytest.approx(np.mean([len(t.split()) for t in data["train"]["text"]]))
     assert found["largest class"] == pytest.approx(max(np.bincount(labels)) / 30)
     assert 0 <= found["probe"] <= 1
+
+
+# choosing
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A tiny encoder with its tokenizer, as `load_encoder` reads it."
+    path = tmp_path_factory.mktemp("tiny")
+    save_model(tiny_model("bert"), tiny_tokenizer(), path)
+    return str(path)
+
+
+TINY_PLAN = Plan((("probe", 1e-2), ("LoRA", 3e-3), ("adapters", 1e-2), ("prefix", 1e-2), ("full", 3e-3)), 2, 18)
+
+
+@pytest.fixture(scope="module")
+def chosen(folder):
+    torch.set_num_threads(1)
+    return choose(tiny_data(), plan=TINY_PLAN, model=folder)
+
+
+def test_a_choice_is_what_a_halving_over_its_runs_finds(folder, chosen):
+    making = Making(tiny_data(), folder, steps=18)
+    records = {}
+    for method, lr in TINY_PLAN.settings:
+        run, kept = making(method, lr), {}
+        for _ in run:
+            if run.index in (2, 6, 18):
+                kept[run.index] = run.evaluate("validation")["accuracy"]
+        records[method] = kept
+    five = [{"method": method, "lr": lr} for method, lr in TINY_PLAN.settings]
+    rungs = list(successive_halving(lambda method, lr: Recorded(records[method]), five, 3, 2, 18))
+    best = five[rungs[-1].best]
+    assert (chosen.method, chosen.lr) == (best["method"], best["lr"])
+    assert list(chosen.table["accuracy"]) == list(rung_table(rungs, five)["score"])
+    assert chosen.table.iloc[0]["steps"] == 18
+    assert chosen.table["seconds"].min() > 0
+
+
+def test_the_same_plan_gives_the_same_choice_to_the_bit(folder, chosen):
+    again = choose(tiny_data(), plan=chosen.plan, model=folder)
+    columns = ["method", "lr", "steps", "accuracy", "give or take"]
+    assert again.table[columns].equals(chosen.table[columns])
+    assert again.level == chosen.level
+    assert same_bits(weights(again.run.model), weights(chosen.run.model))
+    assert chosen.run.evaluate("validation")["accuracy"] == chosen.table.iloc[0]["accuracy"]
+    assert list(chosen.run.predict(["good film"]).columns[:2]) == ["text", "prediction"]
+
+
+def test_a_choice_shows_its_evidence(chosen):
+    said = repr(chosen)
+    assert said.startswith(f"{chosen.method}, lr={chosen.lr:g}: {chosen.table.iloc[0]['accuracy']:.3f} of 16 ")
+    assert "after 18 steps" in said
+    assert "not told apart" in said or "it alone" in said
+
+
+SECONDS = {"probe": (0.01, 0.1), "LoRA": (0.2, 1.0), "full": (0.3, 1.0)}
+
+
+def planned(monkeypatch, budget, most=10_000, seconds=SECONDS):
+    monkeypatch.setattr(method_search, "_seconds_of", lambda make_run, method, settings: seconds[method])
+    pairs = [(method, lr) for method in seconds for lr in (1, 2)]
+    return method_search.make_plan(None, budget, pairs, most)
+
+
+@pytest.mark.parametrize("budget", [15, 40, 100, 1000])
+def test_a_plan_fits_into_the_budget_and_the_next_longer_one_does_not(monkeypatch, budget):
+    plan = planned(monkeypatch, budget)
+
+    def cost(longest):  # six settings, then the two slowest, then the slowest; three steps of each method are timed
+        first, second = longest // 9, longest // 9 * 3
+        began = first * 2 * 0.51 + 2 * 2.1
+        return 3 * 0.51 + began + 2 * (0.3 * (second - first) + 1) + 0.3 * (longest - second) + 1
+
+    assert plan.seconds == pytest.approx(cost(plan.longest))
+    assert plan.seconds <= budget
+    longer = method_search.LONGEST[method_search.LONGEST.index(plan.longest) + 1]
+    assert cost(longer) > budget
+    assert (plan.first, plan.eta) == (plan.longest // 9, 3)
+
+
+def test_a_plan_is_no_longer_than_the_epochs_and_a_little_noise_of_the_clock_changes_nothing(monkeypatch):
+    assert planned(monkeypatch, 1e6, most=100).longest == 108
+    slower = {method: (step * 1.03, check * 0.97) for method, (step, check) in SECONDS.items()}
+    assert planned(monkeypatch, 50) == replace(planned(monkeypatch, 50, seconds=slower), seconds=pytest.approx(40, 0.5))
+
+
+def test_a_budget_that_is_too_small_says_what_is_needed(monkeypatch):
+    with pytest.raises(ValueError, match=r"5 seconds are too few: 6 settings need about 1\d here"):
+        planned(monkeypatch, 5)
+
+
+def test_a_budget_in_seconds_is_turned_into_steps_once(folder):
+    found = choose(tiny_data(), 60, {"probe": (1e-2,), "full": (3e-3, 1e-2)}, epochs=1, model=folder)
+    assert found.plan.longest == 9
+    assert set(found.plan.measured) == {"probe", "full"}
+    assert found.plan.seconds <= 60
+    assert len(found.table) == 3
+
+
+def test_data_that_cannot_be_chosen_for_are_refused(folder):
+    rows = {"text": ["a b", "c d", "e f"], "label": [0.5, 1.5, 2.5]}
+    numbers = DatasetDict(train=Dataset.from_dict(rows), validation=Dataset.from_dict(rows))
+    with pytest.raises(ValueError, match="expected classes"):
+        choose(numbers, model=folder)
+    with pytest.raises(ValueError, match="no method 'lora'; there are probe, LoRA"):
+        choose(tiny_data(), 60, {"lora": (1e-3,)}, model=folder)
+    with pytest.raises(ValueError, match="no method 'lora'"):
+        Making(tiny_data(), folder)("lora", 1e-3)
+
+
+def test_every_method_trains_its_own_part_and_only_the_probe_is_cached(folder):
+    making = Making(tiny_data(), folder)
+    trained = {}
+    for name in METHODS:
+        run = making(name, 1e-3)
+        trained[name] = {n for n, p in run.model.named_parameters() if p.requires_grad}
+        assert (run.cache is not None) == (name == "probe")
+        assert run.config["schedule"] == "constant"
+        assert len(run) == 54
+    assert {name.split(".")[0] for name in trained["probe"]} == {"classifier", "bert"}
+    assert all("pooler" in name or "classifier" in name for name in trained["probe"])
+    assert len(trained["full"]) == len(list(making("full", 1e-3).model.parameters()))
+    assert all(name.endswith((".A", ".B")) or "classifier" in name for name in trained["LoRA"])
+    assert making("full", 1e-3, seed=5).config["seed"] == 5
+
+
+@pytest.mark.parametrize("arch", ["distilbert", "gpt2", "modernbert"])
+def test_a_probe_of_any_architecture_is_what_stands_outside_the_layers(arch):
+    model = method_search.head_only(tiny_model(arch))
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert trained
+    assert not any(".0." in name or ".1." in name or "embed" in name or "wte" in name for name in trained)
+
+
+def test_two_settings_are_told_apart_by_the_texts_on_which_they_differ():
+    right = {(0, 9): np.array([True] * 20), (1, 9): np.array([True] * 15 + [False] * 5)}
+    right |= {(2, 9): np.array([True] * 16 + [False] * 4), (3, 9): np.array([False] * 10 + [True] * 10)}
+    assert method_search._told_apart(right, 0, 1, 9)  # 5 to 0
+    assert not method_search._told_apart(right, 0, 2, 9)  # 4 to 0
+    assert not method_search._told_apart(right, 1, 3, 9)  # 10 to 5
+    assert not method_search._told_apart(right, 0, 0, 9)
+    assert method_search._told_apart(right, 0, 4, 9)  # never scored there
+
+
+def test_the_best_are_trained_again_in_processes_of_loky_with_the_same_result():
+    from joblib.externals.loky import get_reusable_executor
+
+    methods = {"3e-3": partial(again, lr=3e-3), "1e-2": partial(again, lr=1e-2)}
+    here = compare(methods, seeds=(1, 2), threads=1)
+    there = compare(methods, seeds=(1, 2), threads=1, executor=get_reusable_executor(max_workers=2))
+    assert here[["method", "seed", "accuracy", "loss"]].equals(there[["method", "seed", "accuracy", "loss"]])
+
+
+def again(seed, lr):
+    return tiny_run(tiny_model("bert", seed=seed), tiny_data(), lr=lr, seed=seed, epochs=1)
