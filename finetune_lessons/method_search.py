@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Setting', 'Space', 'Score', 'Parameters', 'Loss', 'METHODS', 'LONGEST', 'grid', 'random_settings', 'Rung',
-           'rung_steps', 'survivors', 'successive_halving', 'rung_table', 'Runs', 'Recorded', 'asha_next', 'Job',
-           'asha', 'brackets', 'Parzen', 'split_history', 'tpe_suggest', 'expected_best', 'adapted', 'reptile_step',
+           'rung_steps', 'survivors', 'successive_halving', 'rung_table', 'Runs', 'Recorded', 'brackets', 'asha_next',
+           'Job', 'asha', 'Parzen', 'split_history', 'tpe_suggest', 'expected_best', 'adapted', 'reptile_step',
            'fomaml_step', 'Task', 'draw_task', 'new_head', 'head_logits', 'describe', 'nearest', 'head_only', 'Plan',
            'Making', 'make_plan', 'Choice', 'choose']
 
@@ -76,7 +76,8 @@ def random_settings(
     sizes = _check_space(space)
     if n < 1 or n > sizes:
         raise ValueError(f"n must be from 1 to {sizes:g}, as many settings as the space has; given: {n!r}")
-    draw, found = np.random.default_rng(seed), []
+    draw = np.random.default_rng(seed)
+    found: list[Setting] = []
     while len(found) < n:
         setting = {name: _drawn(given, draw) for name, given in space.items()}
         if setting not in found:
@@ -87,7 +88,7 @@ def random_settings(
 def _drawn(given: Sequence[Any] | LogRange, draw: np.random.Generator) -> Any:
     if isinstance(given, LogRange):
         return float(np.exp(draw.uniform(math.log(given.low), math.log(given.high))))
-    return given[draw.integers(len(given))]
+    return given[int(draw.integers(len(given)))]
 
 
 def _check_space(space: Space) -> float:
@@ -301,6 +302,16 @@ class Recorded:
             raise ValueError(f"nothing was recorded at step {self.index}, but at {', '.join(map(str, self.scores))}")
         return {self.name: self.scores[self.index]}
 
+# %% ../nbs/5_combining/52_method_search.ipynb #c034
+def brackets(
+    longest: int,  # steps of the longest run
+    eta: int = 3,
+    first: int = 1,  # steps to the first rung of the boldest bracket
+) -> list[tuple[int, int]]:
+    "Hyperband's halvings, (settings, steps to the first rung): from many, cut early, to few that run to the end."
+    most = math.floor(math.log(longest / first) / math.log(eta) + 1e-9)
+    return [(math.ceil((most + 1) * eta**s / (s + 1)), max(first, longest // eta**s)) for s in range(most, -1, -1)]
+
 # %% ../nbs/5_combining/52_method_search.ipynb #c030
 def asha_next(
     done: Sequence[Mapping[int, float]],  # by rung: number of a setting -> score; more is better
@@ -359,16 +370,6 @@ def asha(
         done[rung][setting] = runs.trained_to(setting, at[rung])
         yield Job(setting, rung, at[rung], done[rung][setting], began, now)
 
-# %% ../nbs/5_combining/52_method_search.ipynb #c034
-def brackets(
-    longest: int,  # steps of the longest run
-    eta: int = 3,
-    first: int = 1,  # steps to the first rung of the boldest bracket
-) -> list[tuple[int, int]]:
-    "Hyperband's halvings, (settings, steps to the first rung): from many, cut early, to few that run to the end."
-    most = math.floor(math.log(longest / first) / math.log(eta) + 1e-9)
-    return [(math.ceil((most + 1) * eta**s / (s + 1)), max(first, longest // eta**s)) for s in range(most, -1, -1)]
-
 # %% ../nbs/5_combining/52_method_search.ipynb #c040
 class Parzen:
     "A density over a space: an equal share for each setting it was made of, and one for the whole space."
@@ -399,7 +400,7 @@ class Parzen:
             if isinstance(column, tuple):
                 each += self._bells(name).logpdf(np.log(values)[:, None])
             else:
-                each += np.log(column[:, [list(self.space[name]).index(value) for value in values]]).T
+                each += np.log(column[:, [list(self.space[name]).index(value) for value in values]]).T  # type: ignore
         return logsumexp(each - math.log(self.n + 1), axis=1)
 
     def sample(self, n: int, draw: np.random.Generator) -> list[Setting]:
@@ -651,10 +652,10 @@ def head_only(model: Any) -> Any:
 
 
 METHODS: dict[str, tuple[Callable[[Any], Any], tuple[float, ...]]] = {  # what it makes of a model; its learning rates
-    "probe": (head_only, (1e-3, 1e-2)),
+    "probe": (head_only, (1e-3, 3e-3)),
     "LoRA": (partial(add_lora, target_modules="all-linear"), (1e-3, 3e-3)),
     "adapters": (add_adapters, (1e-3, 3e-3)),
-    "prefix": (add_prefix, (1e-2, 3e-2)),
+    "prefix": (add_prefix, (3e-2,)),
     "full": (lambda model: model, (1e-4, 3e-4)),
 }
 
@@ -808,7 +809,7 @@ def choose(
 
 # %% ../nbs/5_combining/52_method_search.ipynb #c073
 def _chosen(make_run: Making, plan: Plan) -> Choice:
-    settings = [{"method": method, "lr": lr} for method, lr in plan.settings]
+    settings: list[Setting] = [{"method": method, "lr": lr} for method, lr in plan.settings]
     right: dict[tuple[int, int], np.ndarray] = {}  # (setting, steps) -> which validation texts
     seconds: dict[int, float] = {}
 

@@ -225,8 +225,8 @@ def check_ratio(learner: Function) -> Verdict:
         return of[0] - of[1]
 
     mistakes = {
-        "that is log g - log l: a candidate is to be near the good ones": lambda x, good, rest, w: (
-            ratio(x, rest, good, w)
+        "that is log g - log l: a candidate is to be near the good ones": lambda x, good, rest, w: ratio(
+            x, rest, good, w
         ),
         "that is l / g; take the logarithm": lambda x, good, rest, w: ratio(x, good, rest, w).exp(),
         "your bells are summed; a density is their mean": sums,
@@ -277,8 +277,8 @@ def check_reptile(learner: Function) -> Verdict:
 
     mistakes = {
         "you go away from the tasks": lambda t, c, lr, k, e: 2 * t - reptile(t, c, lr, k, e),
-        "you return the mean of the ends; go a part epsilon of the way": lambda t, c, lr, k, e: (
-            reptile(t, c, lr, k, 1.0)
+        "you return the mean of the ends; go a part epsilon of the way": lambda t, c, lr, k, e: reptile(
+            t, c, lr, k, 1.0
         ),
         "you take one step in each task": lambda t, c, lr, k, e: reptile(t, c, lr, 1, e),
         "you add up the tasks; take their mean": lambda t, c, lr, k, e: reptile(t, c, lr, k, e * len(c)),

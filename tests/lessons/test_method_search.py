@@ -270,7 +270,7 @@ def test_a_search_over_records_of_runs_is_the_search_over_the_runs():
     records = {}
     for setting in RATES:
         run, kept = make_tiny(**setting), {}
-        for step in run:
+        for _ in run:
             if run.index in at:
                 kept[run.index] = -run.evaluate("validation")["loss"]
         records[setting["lr"]] = kept
