@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 PASSED_OVER = "-"
+_NONE = "passed over"
 
 
 class Labeller:
@@ -118,20 +119,25 @@ class Labeller:
             button.disabled = not left
         self.undo.disabled = not done
         said = f'<p role="alert" class="ftl-said">{escape(self._said)}</p>' if self._said else ""
+        where = f". Kept in {self.file}" if done else ""
         kept = f"The kernel is gone. What you answered is in {self.file}: run the cell again to go on."
         self.status.value = (
-            f'{said}<div class="ftl-status" role="status">{escape(self._summary())}</div>'
+            f'{said}<div class="ftl-status" role="status">{escape(self._summary() + where)}</div>'
             f'<div class="ftl-lost">{escape(kept)}</div>'
         )
 
     def _summary(self) -> str:
         counts = Counter(self._answers().values())
-        told = ", ".join(f"{name or 'passed over'} {counts[name]}" for name in self._keys_of if counts[name])
-        return f"{len(self._keys)} of {len(self.texts)} answered" + (f": {told}. Kept in {self.file}" if told else "")
+        told = ", ".join(f"{name or _NONE} {counts[name]}" for name in self._keys_of if counts[name])
+        return f"{len(self._keys)} of {len(self.texts)} answered" + (f": {told}" if told else "")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        "Where no widget is shown: the answers, as a table."
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": repr(self)}
+        cells = [f"<td>{escape(text)}</td><td>{escape(label or _NONE)}</td>" for text, label in self._answers().items()]
+        table = "<table><tr><th>text</th><th>label</th></tr><tr>" + "</tr><tr>".join(cells) + "</tr></table>"
+        html = {"text/html": table} if cells else {}
+        return {"application/vnd.jupyter.widget-view+json": view, "text/plain": repr(self)} | html
 
     def __repr__(self) -> str:
         return f"Labeller: {self._summary()}"

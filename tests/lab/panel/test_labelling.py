@@ -34,7 +34,10 @@ def test_each_answer_is_in_the_file_at_once(file):
     assert labeller.labels == {TEXTS[0]: "blame", TEXTS[1]: "praise", TEXTS[3]: "praise"}
     assert labeller.data().features["label"].names == NAMES
     assert labeller.data()["label"][:] == [0, 1, 1]
-    assert repr(labeller) == f"Labeller: 4 of 5 answered: blame 1, praise 2, passed over 1. Kept in {file}"
+    assert repr(labeller) == "Labeller: 4 of 5 answered: blame 1, praise 2, passed over 1"
+    assert f". Kept in {file}" in labeller.status.value
+    page = labeller._repr_mimebundle_()["text/html"]
+    assert page.count("<td>blame</td>") == 1 and page.count("<td>passed over</td>") == 1
 
 
 def test_backspace_and_undo_take_the_last_answer_back(file):
