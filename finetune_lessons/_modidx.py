@@ -721,6 +721,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search.make_plan': ( '5_combining/method_search.html#make_plan',
                                                                                               'finetune_lessons/method_search.py'),
+                                                'finetune_lessons.method_search.methods': ( '5_combining/method_search.html#methods',
+                                                                                            'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search.nearest': ( '5_combining/method_search.html#nearest',
                                                                                             'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search.new_head': ( '5_combining/method_search.html#new_head',

@@ -21,7 +21,6 @@ from torch.testing import assert_close
 from finetune_lessons import method_search
 from finetune_lessons.lab import LogRange, compare, save_model
 from finetune_lessons.method_search import (
-    METHODS,
     Making,
     Parzen,
     Plan,
@@ -642,7 +641,7 @@ def test_a_plan_fits_into_the_budget_and_the_next_longer_one_does_not(monkeypatc
 
     assert plan.seconds == pytest.approx(cost(plan.longest))
     assert plan.seconds <= budget
-    longer = method_search.LONGEST[method_search.LONGEST.index(plan.longest) + 1]
+    longer = method_search._LONGEST[method_search._LONGEST.index(plan.longest) + 1]
     assert cost(longer) > budget
     assert (plan.first, plan.eta) == (plan.longest // 9, 3)
 
@@ -680,7 +679,7 @@ def test_data_that_cannot_be_chosen_for_are_refused(folder):
 def test_every_method_trains_its_own_part_and_only_the_probe_is_cached(folder):
     making = Making(tiny_data(), folder)
     trained = {}
-    for name in METHODS:
+    for name in method_search.methods():
         run = making(name, 1e-3)
         trained[name] = {n for n, p in run.model.named_parameters() if p.requires_grad}
         assert (run.cache is not None) == (name == "probe")
