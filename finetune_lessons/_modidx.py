@@ -681,6 +681,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search._drawn': ( '5_combining/method_search.html#_drawn',
                                                                                            'finetune_lessons/method_search.py'),
+                                                'finetune_lessons.method_search._first_rung': ( '5_combining/method_search.html#_first_rung',
+                                                                                                'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search._gradients': ( '5_combining/method_search.html#_gradients',
                                                                                                'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search._ranked': ( '5_combining/method_search.html#_ranked',

@@ -722,6 +722,7 @@ def _starts_frozen(model: Any) -> bool:
 
 # %% ../nbs/5_combining/52_method_search.ipynb #c071
 _LONGEST = (9, 18, 27, 54, 81, 108, 162, 243, 324, 486, 729, 1458, 2916)  # few: a timing seldom changes the plan
+_FIRST = 18  # steps before which most methods still call all texts one class: a rung there would draw lots
 
 
 def make_plan(
@@ -742,7 +743,7 @@ def make_plan(
     def seconds(longest: int) -> float:
         "If the slowest ones survive."
         total, before, alive = sum(step.values()) * 3, 0, [method for method, _ in settings]
-        for at in rung_steps(max(1, longest // eta**2), longest, eta):
+        for at in rung_steps(_first_rung(longest, eta), longest, eta):
             total += sum(step[method] * (at - before) + check[method] for method in alive)
             alive = sorted(alive, key=lambda method: -step[method])[: max(1, len(alive) // eta)]
             before = at
@@ -755,7 +756,11 @@ def make_plan(
             "here. Give more, or fewer methods or learning rates"
         )
     longest = min(max(fitting), next((n for n in _LONGEST if n >= most), _LONGEST[-1]))
-    return Plan(tuple(settings), max(1, longest // eta**2), longest, eta, seconds(longest), step)
+    return Plan(tuple(settings), _first_rung(longest, eta), longest, eta, seconds(longest), step)
+
+
+def _first_rung(longest: int, eta: int) -> int:
+    return max(longest // eta**2, min(_FIRST, longest))
 
 
 def _seconds_of(make_run: Making, method: str, settings: Sequence[tuple[str, float]]) -> tuple[float, float]:

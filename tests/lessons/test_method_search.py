@@ -630,20 +630,24 @@ def planned(monkeypatch, budget, most=10_000, seconds=SECONDS):
     return method_search.make_plan(None, budget, pairs, most)
 
 
-@pytest.mark.parametrize("budget", [15, 40, 100, 1000])
+@pytest.mark.parametrize("budget", [25, 40, 60, 100, 1000])
 def test_a_plan_fits_into_the_budget_and_the_next_longer_one_does_not(monkeypatch, budget):
     plan = planned(monkeypatch, budget)
 
     def cost(longest):  # six settings, then the two slowest, then the slowest; three steps of each method are timed
-        first, second = longest // 9, longest // 9 * 3
-        began = first * 2 * 0.51 + 2 * 2.1
-        return 3 * 0.51 + began + 2 * (0.3 * (second - first) + 1) + 0.3 * (longest - second) + 1
+        total, before, alive = 3 * 0.51, 0, [0.01, 0.01, 0.2, 0.2, 0.3, 0.3]
+        for at in [longest] if longest <= 18 else sorted({max(18, longest // 9), max(54, longest // 3), longest}):
+            if at > longest:
+                continue
+            total += sum(step * (at - before) + (0.1 if step == 0.01 else 1) for step in alive)
+            alive, before = alive[-max(1, len(alive) // 3) :], at
+        return total
 
     assert plan.seconds == pytest.approx(cost(plan.longest))
     assert plan.seconds <= budget
     longer = method_search._LONGEST[method_search._LONGEST.index(plan.longest) + 1]
     assert cost(longer) > budget
-    assert (plan.first, plan.eta) == (plan.longest // 9, 3)
+    assert (plan.first, plan.eta) == (max(plan.longest // 9, min(18, plan.longest)), 3)
 
 
 def test_a_plan_is_no_longer_than_the_epochs_and_a_little_noise_of_the_clock_changes_nothing(monkeypatch):
@@ -653,7 +657,7 @@ def test_a_plan_is_no_longer_than_the_epochs_and_a_little_noise_of_the_clock_cha
 
 
 def test_a_budget_that_is_too_small_says_what_is_needed(monkeypatch):
-    with pytest.raises(ValueError, match=r"5 seconds are too few: 6 settings need about 1\d here"):
+    with pytest.raises(ValueError, match=r"5 seconds are too few: 6 settings need about 15 here"):
         planned(monkeypatch, 5)
 
 
