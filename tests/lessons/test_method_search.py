@@ -207,6 +207,8 @@ def test_asha_by_hand():
     assert asha_next(done, [set(range(6)), {1}, set()], 3) == (3, 1)  # a later one is better, and 1 stays promoted
     done = [{i: i / 10 for i in range(9)}, {6: 0.7, 7: 0.6, 8: 0.9}, {}]
     assert asha_next(done, [set(range(9)), {6, 7, 8}, set()], 3) == (8, 2)  # from the top down
+    done = [{i: i / 20 for i in range(12)}, {9: 0.5, 10: 0.6, 11: 0.9}, {}]
+    assert asha_next(done, [set(range(12)), {9, 10, 11}, set()], 3) == (11, 2)  # before 8, which waits a rung below
     broken = [{0: -math.inf, 1: -math.inf, 2: -math.inf}, {}]
     assert asha_next(broken, [{0, 1, 2}, set()], 3) is None
 
