@@ -160,9 +160,6 @@ class _WordChange:
     def of_words(self, words: list[str], draw: random.Random) -> list[str]:
         raise NotImplementedError
 
-    def times(self, words: list[str]) -> int:
-        return _part_of(self.share, words)
-
 
 @dataclass
 class Synonyms(_WordChange):
@@ -172,7 +169,7 @@ class Synonyms(_WordChange):
 
     def of_words(self, words: list[str], draw: random.Random) -> list[str]:
         known = [core for core in dict.fromkeys(map(_core, words)) if self.neighbours.get(core)]
-        chosen = draw.sample(known, min(len(known), self.times(words)))
+        chosen = draw.sample(known, min(len(known), _part_of(self.share, words)))
         new = {core: draw.choice(list(self.neighbours[core])) for core in chosen}
         return [_instead(word, new[_core(word)]) if _core(word) in new else word for word in words]
 
@@ -185,7 +182,7 @@ class Insertion(_WordChange):
 
     def of_words(self, words: list[str], draw: random.Random) -> list[str]:
         words = list(words)
-        for _ in range(self.times(words)):
+        for _ in range(_part_of(self.share, words)):
             known = [core for core in map(_core, words) if self.neighbours.get(core)]
             if known:
                 new = draw.choice(list(self.neighbours[draw.choice(known)]))
@@ -199,7 +196,7 @@ class Swap(_WordChange):
 
     def of_words(self, words: list[str], draw: random.Random) -> list[str]:
         words = list(words)
-        for _ in range(self.times(words) if len(words) > 1 else 0):
+        for _ in range(_part_of(self.share, words) if len(words) > 1 else 0):
             i, j = draw.sample(range(len(words)), 2)
             words[i], words[j] = words[j], words[i]
         return words

@@ -302,8 +302,10 @@ def _targets(
 ) -> list[nn.Module]:
     "What these names mean, without what is inside a module that is trained whole."
     whole, found = {part for module in copies for part in module.modules()}, dict[nn.Module, None]()
-    for name in [names] if isinstance(names, str) else names:
-        matched = find_modules(model, name, layers, exclude)
+    each = [names] if isinstance(names, str) else list(names)
+    kept = find_modules(model, each, layers, exclude)
+    for name in each:
+        matched = {path: module for path, module in find_modules(model, name).items() if path in kept}
         outside = [module for module in matched.values() if module not in whole]
         if matched and not outside:
             path = next(iter(matched))

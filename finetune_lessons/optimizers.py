@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Formula', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'Lion', 'Adafactor', 'Muon', 'orthogonalized', 'muon_for',
-           'ScheduleFreeAdamW', 'state_bytes', 'Pick', 'pick_best']
+           'ScheduleFreeAdamW', 'state_bytes', 'Pick', 'pick_best', 'standing']
 
 # %% ../nbs/1_foundations/12_optimizers.ipynb #c017
 import math
@@ -400,6 +400,17 @@ def _by_seed(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
     if len(scores) < 2 or scores.isna().any(axis=None):
         raise ValueError("every method needs the same seeds, at least two, and a number for each")
     return scores
+
+# %% ../nbs/1_foundations/12_optimizers.ipynb #c070a
+def standing(
+    table: "pd.DataFrame",  # as for `pick_best`
+    method: str,
+    base: str,
+    metric: str = "accuracy",
+) -> str:
+    "Whether a method is better or worse than the base, or level: not told apart from it by the spread over the seeds."
+    pick = pick_best(table[table["method"].isin([base, method])], metric)
+    return "level" if pick.level else "better" if pick.best == method else "worse"
 
 
 show_notes(globals())

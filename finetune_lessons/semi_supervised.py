@@ -26,6 +26,7 @@ from .lab.models.inputs import unwrapped
 from .lab.models.layers import layer_stacks
 from .lab.models.modes import mode
 from .lab.models.predicting import predict
+from .lab.models.weights import filled
 from .lab.notes import show_notes
 from .lab.training.batches import model_inputs
 from .lab.training.tasks import labelled
@@ -483,12 +484,8 @@ class EMA(nn.Module):
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[nn.Module]:
         "Inside, the model has the averages for weights: `with ema.in_place(run.model): run.evaluate('test')`."
-        trained, before = self._trained(model), [p.detach().clone() for p in self._trained(model)]
-        _copy(self._averages(), trained)
-        try:
+        with filled(dict(zip(self._names, self._trained(model), strict=True)), self.weights()):
             yield model
-        finally:
-            _copy(before, trained)
 
     def _averages(self) -> list[Tensor]:
         return [self.get_buffer(f"average_{i}") for i in range(len(self._names))]
@@ -498,12 +495,6 @@ class EMA(nn.Module):
         if missing := [name for name in self._names if name not in named]:
             raise ValueError(f"the averages are of another model: this one has no {missing[0]}")
         return [named[name] for name in self._names]
-
-# %% ../nbs/3_learning_signals/35_semi_supervised.ipynb #c040a
-@torch.no_grad()
-def _copy(tensors: Sequence[Tensor], to: Sequence[Tensor]) -> None:
-    for tensor, target in zip(tensors, to, strict=True):
-        target.copy_(tensor)
 
 # %% ../nbs/3_learning_signals/35_semi_supervised.ipynb #c041
 class MeanTeacher(TwoViews):

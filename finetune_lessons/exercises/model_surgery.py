@@ -164,7 +164,7 @@ def check_scaled_forward(
         "you scale although it is switched off": lambda base, s, x, on: base(x) * (1 + s),
         "you never scale": lambda base, s, x, on: base(x),
     }
-    return check(learner, cases, lambda base, s, x, on: base(x) * (1 + s) if on else base(x), mistakes, 1e-6)
+    return check(learner, cases, lambda base, s, x, on: base(x) * (1 + s) if on else base(x), mistakes)
 
 
 @exercise

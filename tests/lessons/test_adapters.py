@@ -148,6 +148,7 @@ def test_layers_and_exclude_say_where():
         return [path.removeprefix("bert.encoder.layer.") for path in adapters(model)]
 
     assert places(layers=[1]) == ["1.attention.output.dense", "1.output.dense"]
+    assert places(layers=[0, 1]) == places() and len(places()) == 4
     assert places(exclude=["attention"]) == ["0.output.dense", "1.output.dense"]
     assert places(placement="parallel", layers=(0,)) == ["0.output.dense"]
     assert places(placement="pfeiffer", layers=range(1, 2)) == ["1.output.dense"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from finetune_lessons import optimizers
-from finetune_lessons.optimizers import pick_best
+from finetune_lessons.optimizers import pick_best, standing
 
 
 def scores(**methods: list[float]) -> pd.DataFrame:
@@ -21,6 +21,18 @@ def test_the_best_is_told_apart_where_the_seeds_allow_it():
     assert repr(pick) == "b; not told apart from it: c"
     assert pick.table["told_apart"].to_dict() == {"b": False, "c": False, "a": True}
     assert repr(pick_best(scores(a=[0.80, 0.82], b=[0.84, 0.86]))) == "b; it alone"
+
+
+def test_a_method_stands_better_level_or_worse_beside_a_base():
+    table = scores(a=[0.80, 0.82, 0.81], b=[0.84, 0.86, 0.85], c=[0.85, 0.83, 0.86])
+    assert [standing(table, *two) for two in ("ba", "ab", "cb", "bc")] == ["better", "worse", "level", "level"]
+    assert [standing(table, *two, "loss") for two in ("ba", "ab")] == ["better", "worse"]
+
+
+@pytest.mark.parametrize("name", ["ece", "calibration error"])
+def test_of_a_calibration_error_the_lowest_is_the_best(name):
+    table = scores(a=[0.80, 0.82, 0.81], b=[0.84, 0.86, 0.85]).rename(columns={"loss": name})
+    assert pick_best(table, name).best == "b" and standing(table, "b", "a", name) == "better"
 
 
 def test_seeds_are_pairs():

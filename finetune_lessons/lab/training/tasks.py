@@ -207,5 +207,5 @@ def metric_names(tasks: Mapping[str, Task]) -> list[str]:
 
 
 def lower_is_better(metric: str) -> bool:
-    return metric.rpartition("/")[2] in ("loss", "perplexity", "mse", "mae")
+    return metric.rpartition("/")[2] in ("loss", "perplexity", "mse", "mae", "ece", "calibration error")
 

@@ -22,7 +22,7 @@ def test_lessons_have_unique_numbers_and_names():
     assert len(set(numbers)) == len(set(names)) == len(lessons())
 
 
-PAGES = [NBS / "benchmarks.ipynb", NBS / "why_does_my_loss_not_fall.ipynb"]
+PAGES = [NBS / f"{name}.ipynb" for name in ("benchmarks", "which_method_when", "why_does_my_loss_not_fall")]
 
 
 @pytest.mark.parametrize("path", [*lessons(), *PAGES], ids=lambda path: path.stem)
