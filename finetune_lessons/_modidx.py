@@ -753,6 +753,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search.Rung.stopped': ( '5_combining/method_search.html#rung.stopped',
                                                                                                  'finetune_lessons/method_search.py'),
+                                                'finetune_lessons.method_search.Rung.tied': ( '5_combining/method_search.html#rung.tied',
+                                                                                              'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search.Runs': ( '5_combining/method_search.html#runs',
                                                                                          'finetune_lessons/method_search.py'),
                                                 'finetune_lessons.method_search.Runs.__init__': ( '5_combining/method_search.html#runs.__init__',
