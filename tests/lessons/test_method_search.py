@@ -122,6 +122,20 @@ def test_a_halving_written_out():
     assert list(table["steps"]) == [27, 9, 9] + [3] * 6
 
 
+@pytest.mark.parametrize(
+    ("finals", "tied"),
+    [
+        ((0.1, 0.9, 0.9, 0.2, 0.9, 0.3), (1, 2, 4)),  # two of three equal ones go on
+        ((0.1, 0.9, 0.8, 0.2, 0.1, 0.3), ()),  # those that are equal all stay behind
+        ((0.9, 0.9, 0.8, 0.2, 0.1, 0.3), ()),  # or all go on
+        ((0.5,) * 6, (0, 1, 2, 3, 4, 5)),
+    ],
+)
+def test_those_among_whom_the_order_decided_are_named(finals, tied):
+    rung = next(successive_halving(curves(*finals), numbered(6), eta=3, first=3, longest=27))
+    assert rung.tied == tied and len(rung.kept) == 2
+
+
 @given(
     scores=st.lists(st.floats(0, 1), min_size=1, max_size=40),
     eta=st.integers(2, 4),
@@ -638,7 +652,7 @@ def test_a_plan_fits_into_the_budget_and_the_next_longer_one_does_not(monkeypatc
 
     def cost(longest):  # six settings, then the two slowest, then the slowest; three steps of each method are timed
         total, before, alive = 3 * 0.51, 0, [0.01, 0.01, 0.2, 0.2, 0.3, 0.3]
-        for at in [longest] if longest <= 18 else sorted({max(18, longest // 9), max(54, longest // 3), longest}):
+        for at in [longest] if longest <= 27 else sorted({max(27, longest // 9), max(81, longest // 3), longest}):
             if at > longest:
                 continue
             total += sum(step * (at - before) + (0.1 if step == 0.01 else 1) for step in alive)
@@ -649,7 +663,7 @@ def test_a_plan_fits_into_the_budget_and_the_next_longer_one_does_not(monkeypatc
     assert plan.seconds <= budget
     longer = method_search._LONGEST[method_search._LONGEST.index(plan.longest) + 1]
     assert cost(longer) > budget
-    assert (plan.first, plan.eta) == (max(plan.longest // 9, min(18, plan.longest)), 3)
+    assert (plan.first, plan.eta) == (max(plan.longest // 9, min(27, plan.longest)), 3)
 
 
 def test_a_plan_is_no_longer_than_the_epochs_and_a_little_noise_of_the_clock_changes_nothing(monkeypatch):
