@@ -6,15 +6,11 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator, _ParzenEstimatorParameters
-from optuna.samplers._tpe.sampler import TPESampler, default_gamma, default_weights
 from tiny import same_bits, tiny_data, tiny_model, tiny_run, tiny_tokenizer, weights
 from torch.testing import assert_close
 
@@ -50,7 +46,6 @@ from finetune_lessons.method_search import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {"method": ["full", "LoRA", "adapters"], "lr": LogRange(1e-5, 1e-2)}
 
 
@@ -168,49 +163,8 @@ def test_survivors_of_equal_scores_are_the_first_by_number_and_what_is_no_number
     assert survivors({0: 0.1, 1: 0.2}, 3) == (1,)
 
 
-@pytest.mark.parametrize(("longest", "most"), [(27, 4), (81, 5), (30, 4)])
-def test_brackets_are_those_of_optunas_hyperband(longest, most):
-    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=longest, reduction_factor=3)
-    study = optuna.create_study(study_name="named", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
-    study.optimize(lambda trial: trial.report(0, 1) or trial.should_prune() or 0.0, n_trials=1)
-    ours = brackets(longest, eta=3)
-    assert [n for n, _ in ours] == pruner._trial_allocation_budgets
-    assert len(ours) == most
-    assert [first for _, first in ours][-1] == longest
-
-
 def test_one_bracket_of_the_paper():
     assert brackets(81) == [(81, 1), (34, 3), (15, 9), (8, 27), (5, 81)]  # arXiv:1603.06560, table 1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_optuna_stops_whom_asha_does_not_send_on(seed):
-    "One worker, one trial after the other: optuna decides once, when a trial comes to a rung; so does the rule here."
-    eta, at, final = 3, [1, 3, 9, 27], np.random.default_rng(seed).permutation(40) / 40
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=eta)
-    study = optuna.create_study(study_name=f"named {seed}", direction="maximize", pruner=pruner,
-                                sampler=optuna.samplers.RandomSampler(seed=0))  # fmt: skip
-
-    def objective(trial):
-        for step in range(1, 28):
-            trial.report(final[trial.number] * step, step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return final[trial.number]
-
-    study.optimize(objective, n_trials=len(final))
-    done, reached = [{} for _ in at], []
-    for i, value in enumerate(final):
-        for rung, steps in enumerate(at):
-            done[rung][i] = value * steps
-            best = sorted(done[rung], key=lambda j: -done[rung][j])[: max(1, len(done[rung]) // eta)]
-            if i not in best:
-                break
-        reached.append(steps)
-    stopped = [t.last_step for t in study.trials]
-    assert stopped == reached
-    sent = asha_next(done[:2], [set(done[0]), set()], eta)
-    assert sent == (max(done[0], key=done[0].get), 1)
 
 
 def test_asha_by_hand():
@@ -344,33 +298,6 @@ def test_nothing_is_trained_before_it_is_asked_for():
 # TPE
 
 
-def in_optuna(space):
-    return {
-        name: FloatDistribution(given.low, given.high, log=True) if isinstance(given, LogRange)
-        else CategoricalDistribution(tuple(given))
-        for name, given in space.items()
-    }  # fmt: skip
-
-
-def their_parzen(settings, space):
-    distributions = in_optuna(space)
-    parameters = _ParzenEstimatorParameters(1.0, True, False, default_weights, True)
-    columns = {n: np.array([d.to_internal_repr(s[n]) for s in settings]) for n, d in distributions.items()}
-    return _ParzenEstimator(columns, distributions, parameters)
-
-
-def internal(settings, space):
-    return {n: np.array([d.to_internal_repr(s[n]) for s in settings]) for n, d in in_optuna(space).items()}
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 8, 24])
-def test_the_densities_are_optunas(n):
-    seen = random_settings(SPACE, n, seed=1) if n else []
-    asked = random_settings(SPACE, 50, seed=2)
-    ours, theirs = Parzen(seen, SPACE).log_density(asked), their_parzen(seen, SPACE).log_pdf(internal(asked, SPACE))
-    assert np.abs(ours - theirs).max() < 1e-9
-
-
 def test_a_density_over_ln_x_sums_to_one_and_its_samples_follow_it():
     space = {"lr": LogRange(1e-5, 1e-2), "method": ["a", "b"]}
     parzen = Parzen([{"lr": 1e-3, "method": "a"}, {"lr": 2e-3, "method": "a"}, {"lr": 1e-5, "method": "b"}], space)
@@ -388,32 +315,6 @@ def test_a_density_over_ln_x_sums_to_one_and_its_samples_follow_it():
 
 def worth(setting):
     return -abs(math.log(setting["lr"] / 1e-3)) + (setting["method"] == "LoRA")
-
-
-@pytest.mark.parametrize("n", [10, 11, 21, 25])
-def test_of_optunas_candidates_the_rule_picks_the_one_that_optuna_picks(n):
-    "One fixed history; optuna draws the candidates, and both rank them."
-    history = [(s, worth(s)) for s in random_settings(SPACE, n, seed=3)]
-    study = optuna.create_study(study_name="fixed", direction="maximize", sampler=TPESampler(multivariate=True, seed=0))
-    for setting, value in history:
-        study.add_trial(optuna.trial.create_trial(params=setting, distributions=in_optuna(SPACE), value=value))
-    candidates = []
-
-    class Seen(_ParzenEstimator):
-        def sample(self, rng, size):
-            candidates.append(super().sample(rng, size))
-            return candidates[-1]
-
-    study.sampler._parzen_estimator_cls = Seen
-    trial = study.ask(in_optuna(SPACE))
-    drawn = [
-        {"method": SPACE["method"][int(m)], "lr": float(lr)}
-        for m, lr in zip(candidates[0]["method"], candidates[0]["lr"], strict=True)
-    ]
-    good, rest = split_history(history)
-    assert len(good) == default_gamma(n)
-    ratio = Parzen(good, SPACE).log_density(drawn) - Parzen(rest, SPACE).log_density(drawn)
-    assert drawn[ratio.argmax()] == trial.params
 
 
 def test_the_history_is_split_as_stated():

@@ -152,6 +152,15 @@ def test_loky_takes_functions_of_a_notebook_too(table):
     assert found["loss"].item() == table["loss"].iloc[0]
 
 
+def test_the_executor_of_dask_makes_the_same_table(table):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            executor = client.get_executor()
+            found = compare({"full": lambda seed: make_run(seed)}, seeds=(0,), split="test", executor=executor)
+    assert found["loss"].item() == table["loss"].iloc[0]
+
+
 def test_what_fails_in_a_worker_is_raised_here_and_the_rest_is_not_begun(pool):
     with pytest.raises(ValueError, match="no run of seed 0"):
         compare({"fails": fails}, seeds=range(40), executor=pool)
