@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from finetune_lessons.exercises.cases import telling
 from finetune_lessons.exercises.check import Draw, Exercises, Function, Verdict, check
 
 exercise = Exercises(34)
@@ -140,11 +141,6 @@ def check_mrr(
 ) -> Verdict:
     "Is it the mean of 1 / rank of the right document, where a tie counts against it?"
     draw = Draw()
-    cases = {
-        "any cosines": (draw(5, 7, size=0.3), draw.wholes(0, 6, 5)),
-        "one document": (draw(2, 1, size=0.3), torch.zeros(2, dtype=torch.long)),
-        "all alike": (torch.full((3, draw.whole(3, 6)), 0.5), torch.tensor([0, 1, 2])),
-    }
 
     def own(cosines: Tensor, right: Tensor) -> Tensor:
         return cosines[torch.arange(len(right)), right][:, None]
@@ -152,10 +148,10 @@ def check_mrr(
     def ranks(cosines: Tensor, right: Tensor) -> Tensor:
         return (cosines >= own(cosines, right)).sum(1).double()
 
+    def mrr(cosines: Tensor, right: Tensor) -> Tensor:
+        return (1 / ranks(cosines, right)).mean()
+
     mistakes: dict[str, Function] = {
-        "your ties count for the right document: a model that has collapsed would be perfect": lambda cosines, right: (
-            (1 / ((cosines > own(cosines, right)).sum(1) + 1.0)).mean()
-        ),
         "your answer is the mean rank; take the mean of 1 / rank": lambda *given: ranks(*given).mean(),
         "your mean is taken before you turn it over: the mean of 1 / rank, not 1 / mean rank": lambda *given: (
             1 / ranks(*given).mean()
@@ -166,7 +162,17 @@ def check_mrr(
             (1 / (cosines <= own(cosines, right)).sum(1).double()).mean()
         ),
     }
-    return check(learner, cases, lambda *given: (1 / ranks(*given)).mean(), mistakes)
+    ties: dict[str, Function] = {
+        "your ties count for the right document: a model that has collapsed would be perfect": lambda cosines, right: (
+            (1 / ((cosines > own(cosines, right)).sum(1) + 1.0)).mean()
+        ),
+    }
+    cases = {
+        "any cosines": telling(lambda: (draw(5, 7, size=0.3), draw.wholes(0, 6, 5)), mrr, mistakes.values()),
+        "one document": (draw(2, 1, size=0.3), torch.zeros(2, dtype=torch.long)),
+        "all alike": (torch.full((3, draw.whole(3, 6)), 0.5), torch.tensor([0, 1, 2])),
+    }
+    return check(learner, cases, mrr, mistakes | ties)
 
 
 @exercise
