@@ -7,7 +7,7 @@ import torch
 
 from finetune_lessons.exercises.check import Function, as_tensor, call
 
-TRIES = 1000
+TRIES = 10_000
 
 
 def telling(
@@ -16,7 +16,7 @@ def telling(
     mistakes: Iterable[Function],
     apart: float = 0.002,  # answers that differ by less, of themselves or of 1, count as alike
 ) -> tuple:
-    "The arguments of a case on which no two of the answers are alike; RuntimeError where a thousand draws hold none."
+    "The arguments of a case on which no two of the answers are alike; RuntimeError where ten thousand draws hold none."
     functions = [solution, *mistakes]
     for _ in range(TRIES):
         case = make()
