@@ -36,7 +36,7 @@ from .lab.training.run import NonFiniteLoss, Run
 from .lab.training.run_files import newest_whole
 from .lab.training.tasks import lower_is_better
 from .lora import add_lora
-from .model_surgery import layer_groups
+from .model_surgery import freeze, layer_groups
 from .prefix_tuning import add_prefix
 
 if TYPE_CHECKING:
@@ -221,7 +221,6 @@ class Runs:
         self.make_run, self.settings, self.longest, self.score = make_run, settings, longest, score
         self.folder = Path(folder) if folder is not None else None
         self._runs: dict[int, Any] = {}
-        self._broken: set[int] = set()
 
     def get(self, i: int) -> Any:
         "The run of a setting, as far as it is trained."
@@ -241,7 +240,6 @@ class Runs:
                 next(run)
             found = _scored(run, self.score)
         except NonFiniteLoss:
-            self._broken.add(i)
             return -math.inf
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -651,9 +649,8 @@ def nearest(
 # %% ../nbs/5_combining/52_method_search.ipynb #c070
 def head_only(model: Any) -> Any:
     "Train what lies outside the layers: pooler, final norm, classifier."
-    head = set(layer_groups(model)["head"])
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in head)
+    for name in layer_groups(freeze(model))["head"]:
+        model.get_parameter(name).requires_grad_(True)
     return model
 
 
@@ -704,6 +701,7 @@ class Making:
             raise ValueError(f"expected classes (ClassLabel), one a text; the label is {label}")
         self.data, self.model, self.batch_size, self.seed = data, model, batch_size, seed
         self.classes, self.cache, self.steps = label.num_classes, ActivationCache(), steps
+        self.steps_an_epoch = -(-len(data["train"]) // batch_size)
         self.methods = _METHODS if methods is None else methods
 
     def __call__(self, method: str, lr: float, seed: int | None = None) -> Run:
@@ -714,7 +712,7 @@ class Making:
         model = self.methods[method][0](model)
         run = Run(
             model, tokenizer, self.data, loss=classification_loss, lr=lr, schedule="constant", warmup=0,
-            epochs=self.steps / -(-len(self.data["train"]) // self.batch_size), batch_size=self.batch_size,
+            epochs=self.steps / self.steps_an_epoch, batch_size=self.batch_size,
             eval_every=0, cache=self.cache if _starts_frozen(model) else None, seed=seed,
         )  # fmt: skip
         run.made_with = {"method": method, "lr": lr}
@@ -792,8 +790,8 @@ class Choice:
     level: tuple[str, ...]  # other settings that this validation split does not tell apart from it
 
     def __repr__(self) -> str:
-        won, rows = self.table.iloc[0], self.run.predict("validation")
-        said = f"{self.method}, lr={self.lr:g}: {won['accuracy']:.3f} of {len(rows)} validation texts after "
+        won, texts = self.table.iloc[0], len(self.run.splits["validation"])
+        said = f"{self.method}, lr={self.lr:g}: {won['accuracy']:.3f} of {texts} validation texts after "
         said += f"{won['steps']} steps, {self.table['seconds'].sum():.0f} s in all for {len(self.table)} settings"
         return said + (f"; not told apart: {', '.join(self.level)}" if self.level else "; it alone")
 
@@ -816,11 +814,11 @@ def choose(
     """
     make_run = Making(data, model, batch_size, seed)
     if plan is None:
-        chosen = {name: _METHODS[name][1] for name in _METHODS} if methods is None else methods
+        chosen = {name: rates for name, (_, rates) in _METHODS.items()} if methods is None else methods
         if unknown := [name for name in chosen if name not in _METHODS]:
             raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(_METHODS)}")
         settings = [(name, lr) for name, rates in chosen.items() for lr in rates]
-        make_run.steps = most = max(9, round(epochs * -(-len(data["train"]) // batch_size)))
+        make_run.steps = most = max(9, round(epochs * make_run.steps_an_epoch))
         plan = make_plan(make_run, budget_seconds, settings, most)
     make_run.steps = plan.longest
     return _chosen(make_run, plan)

@@ -21,9 +21,6 @@ def survivors(scores: Tensor, eta: int) -> Tensor:
 def check_survivors(learner: Function) -> Verdict:
     draw = Draw()
 
-    def ranked(scores: Tensor, n: int) -> Tensor:
-        return scores.argsort(descending=True)[: max(1, n)]
-
     mistakes = {
         "those are the worst ones": lambda s, eta: s.argsort()[: max(1, len(s) // eta)],
         "you return scores; return the numbers of the settings": lambda s, eta: s[survivors(s, eta)],

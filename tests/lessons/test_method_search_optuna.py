@@ -66,15 +66,13 @@ def in_optuna(space):
     }  # fmt: skip
 
 
-def their_parzen(settings, space):
-    distributions = in_optuna(space)
-    parameters = parzen._ParzenEstimatorParameters(1.0, True, False, tpe.default_weights, True)
-    columns = {n: np.array([d.to_internal_repr(s[n]) for s in settings]) for n, d in distributions.items()}
-    return parzen._ParzenEstimator(columns, distributions, parameters)
-
-
 def internal(settings, space):
     return {n: np.array([d.to_internal_repr(s[n]) for s in settings]) for n, d in in_optuna(space).items()}
+
+
+def their_parzen(settings, space):
+    parameters = parzen._ParzenEstimatorParameters(1.0, True, False, tpe.default_weights, True)
+    return parzen._ParzenEstimator(internal(settings, space), in_optuna(space), parameters)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 8, 24])
